@@ -1,0 +1,344 @@
+//! The table from run id to what the host registered for it: one callback and one cancellation checker.
+
+use crate::run_id::RunId;
+use crate::sync::RwLock;
+use crossbeam_utils::CachePadded;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use std::fmt;
+use std::hash::BuildHasher;
+use std::ops::Deref;
+
+/// How many ways the table is split. A power of two; threads of different runs rarely meet at one lock.
+const SHARDS: usize = if cfg!(loom) { 1 } else { 16 };
+
+/// An event came back: nobody has registered a callback for its run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Unregistered<E>(pub E);
+
+impl<E> fmt::Debug for Unregistered<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unregistered(..)")
+    }
+}
+
+impl<E> fmt::Display for Unregistered<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no callback is registered for this run: the event was not delivered")
+    }
+}
+
+impl<E> std::error::Error for Unregistered<E> {}
+
+/// What one run has registered. A slot without content does not stay in the table.
+struct Slot<C, K> {
+    callback: Option<C>,
+    checker: Option<K>,
+}
+
+impl<C, K> Slot<C, K> {
+    const EMPTY: Self = Self { callback: None, checker: None };
+
+    fn is_empty(&self) -> bool {
+        self.callback.is_none() && self.checker.is_none()
+    }
+}
+
+type Shard<C, K> = RwLock<FxHashMap<RunId, Slot<C, K>>>;
+
+/// Callbacks of type `C` and cancellation checkers of type `K`, by run id. Shared by reference among threads.
+///
+/// No method runs user code while a lock is held, and what a method removes or replaces is given back to the
+/// caller, so that it is dropped outside the lock too: a destructor may come back in.
+///
+/// # Locks
+///
+/// Each shard's lock protects that shard's map, for the length of one map operation. One is held at a time. Under
+/// it references are copied, by `C::clone` or by the closure of [`with_callback`](Self::with_callback): these must
+/// not block and not come back in; copying an `Arc` is what is meant.
+pub struct Registry<C, K = C> {
+    shards: [CachePadded<Shard<C, K>>; SHARDS],
+}
+
+impl<C, K> Default for Registry<C, K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C, K> fmt::Debug for Registry<C, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (callbacks, checkers) = self.len();
+        f.debug_struct("Registry")
+            .field("callbacks", &callbacks)
+            .field("checkers", &checkers)
+            .finish()
+    }
+}
+
+impl<C, K> Registry<C, K> {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self { shards: std::array::from_fn(|_| CachePadded::new(RwLock::new(FxHashMap::default()))) }
+    }
+
+    /// Registers the run's callback and gives back the one it replaces.
+    pub fn set_callback(&self, id: RunId, callback: C) -> Option<C> {
+        self.shard(&id).write().entry(id).or_insert(Slot::EMPTY).callback.replace(callback)
+    }
+
+    /// Registers the run's cancellation checker and gives back the one it replaces.
+    pub fn set_checker(&self, id: RunId, checker: K) -> Option<K> {
+        self.shard(&id).write().entry(id).or_insert(Slot::EMPTY).checker.replace(checker)
+    }
+
+    /// Takes the run's callback out of the table.
+    pub fn remove_callback(&self, id: &RunId) -> Option<C> {
+        self.take(id, |slot| slot.callback.take())
+    }
+
+    /// Takes the run's cancellation checker out of the table.
+    pub fn remove_checker(&self, id: &RunId) -> Option<K> {
+        self.take(id, |slot| slot.checker.take())
+    }
+
+    /// Copies a reference to the run's callback, in whichever way `copy` copies one.
+    ///
+    /// For callbacks that cannot be `Clone`. `copy` runs under the shard's lock: see [Locks](#locks).
+    pub fn with_callback<R>(&self, id: &RunId, copy: impl FnOnce(&C) -> R) -> Option<R> {
+        self.shard(id).read().get(id)?.callback.as_ref().map(copy)
+    }
+
+    /// Copies a reference to the run's checker, in whichever way `copy` copies one.
+    ///
+    /// For checkers that cannot be `Clone`. `copy` runs under the shard's lock: see [Locks](#locks).
+    pub fn with_checker<R>(&self, id: &RunId, copy: impl FnOnce(&K) -> R) -> Option<R> {
+        self.shard(id).read().get(id)?.checker.as_ref().map(copy)
+    }
+
+    /// The ids that have a callback, in no order.
+    pub fn callback_ids(&self) -> Vec<RunId> {
+        self.ids(|slot| slot.callback.is_some())
+    }
+
+    /// The ids that have a cancellation checker, in no order.
+    pub fn checker_ids(&self) -> Vec<RunId> {
+        self.ids(|slot| slot.checker.is_some())
+    }
+
+    /// How many callbacks and how many checkers are registered.
+    pub fn len(&self) -> (usize, usize) {
+        let mut len = (0, 0);
+        for shard in &self.shards {
+            for slot in shard.read().values() {
+                len.0 += usize::from(slot.callback.is_some());
+                len.1 += usize::from(slot.checker.is_some());
+            }
+        }
+        len
+    }
+
+    /// Whether nothing is registered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == (0, 0)
+    }
+
+    /// Takes everything out of the table and drops it, outside the locks.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            let slots = std::mem::take(&mut *shard.write());
+            drop(slots);
+        }
+    }
+
+    fn take<T>(&self, id: &RunId, content: impl FnOnce(&mut Slot<C, K>) -> Option<T>) -> Option<T> {
+        let mut slots = self.shard(id).write();
+        let slot = slots.get_mut(id)?;
+        let taken = content(slot);
+        if slot.is_empty() {
+            slots.remove(id);
+        }
+        taken
+    }
+
+    fn ids(&self, wanted: impl Fn(&Slot<C, K>) -> bool) -> Vec<RunId> {
+        let mut ids = Vec::new();
+        for shard in &self.shards {
+            let slots = shard.read();
+            ids.extend(slots.iter().filter(|(_, slot)| wanted(slot)).map(|(id, _)| id.clone()));
+        }
+        ids
+    }
+
+    fn shard(&self, id: &RunId) -> &Shard<C, K> {
+        // The map's own index uses the low bits of the hash and its tags the top seven: take others.
+        let hash = FxBuildHasher.hash_one(id);
+        #[expect(clippy::cast_possible_truncation, reason = "only a few bits are used")]
+        let bits = (hash >> 32) as usize;
+        &self.shards[bits % SHARDS]
+    }
+}
+
+impl<C: Clone, K> Registry<C, K> {
+    /// The run's callback, to be called outside the lock.
+    pub fn callback(&self, id: &RunId) -> Option<C> {
+        self.with_callback(id, C::clone)
+    }
+
+    /// Calls the run's callback with `event` on this thread, with no lock held.
+    ///
+    /// The callback may register, remove, emit, block or panic: only the caller is concerned.
+    ///
+    /// # Errors
+    ///
+    /// [`Unregistered`] with the event, if the run has no callback.
+    pub fn emit<E>(&self, id: &RunId, event: E) -> Result<(), Unregistered<E>>
+    where
+        C: Deref<Target: Fn(E)>,
+    {
+        match self.callback(id) {
+            Some(callback) => {
+                callback(event);
+                Ok(())
+            }
+            None => Err(Unregistered(event)),
+        }
+    }
+}
+
+impl<C, K: Clone> Registry<C, K> {
+    /// The run's cancellation checker, to be asked outside the lock.
+    pub fn checker(&self, id: &RunId) -> Option<K> {
+        self.with_checker(id, K::clone)
+    }
+
+    /// Asks the run's checker on this thread, with no lock held. A run without a checker is not cancelled.
+    pub fn is_cancelled(&self, id: &RunId) -> bool
+    where
+        K: Deref<Target: Fn() -> bool>,
+    {
+        self.checker(id).is_some_and(|checker| checker())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    type Callback = Arc<dyn Fn(u32) + Send + Sync>;
+    type Checker = Arc<dyn Fn() -> bool + Send + Sync>;
+
+    /// A slot leaves the table with the last thing that was in it, in either order.
+    #[test]
+    fn empty_slots_do_not_stay() {
+        let registry: Registry<u8, u8> = Registry::new();
+        for callback_first in [true, false] {
+            registry.set_callback(1.into(), 10);
+            registry.set_checker(1.into(), 20);
+            assert_eq!(registry.len(), (1, 1));
+            if callback_first {
+                assert_eq!(registry.remove_callback(&1.into()), Some(10));
+                assert_eq!(registry.remove_checker(&1.into()), Some(20));
+            } else {
+                assert_eq!(registry.remove_checker(&1.into()), Some(20));
+                assert_eq!(registry.remove_callback(&1.into()), Some(10));
+            }
+            assert!(registry.is_empty());
+            assert!(registry.shards.iter().all(|shard| shard.read().is_empty()));
+        }
+    }
+
+    /// Looking up, or removing, what is not there changes nothing.
+    #[test]
+    fn absent_is_none() {
+        let registry: Registry<u8, u8> = Registry::new();
+        assert_eq!(registry.callback(&"x".into()), None);
+        assert_eq!(registry.remove_callback(&"x".into()), None);
+        registry.set_checker("x".into(), 1);
+        assert_eq!(registry.remove_callback(&"x".into()), None);
+        assert_eq!(registry.checker(&"x".into()), Some(1));
+    }
+
+    /// What is replaced comes back to the caller.
+    #[test]
+    fn replacing_gives_back() {
+        let registry: Registry<u8, u8> = Registry::new();
+        assert_eq!(registry.set_callback(1.into(), 10), None);
+        assert_eq!(registry.set_callback(1.into(), 11), Some(10));
+        assert_eq!(registry.set_checker(1.into(), 20), None);
+        assert_eq!(registry.set_checker(1.into(), 21), Some(20));
+    }
+
+    /// Ids of both kinds are listed, each under what it has registered.
+    #[test]
+    fn ids_by_content() {
+        let registry: Registry<u8, u8> = Registry::new();
+        registry.set_callback(1.into(), 1);
+        registry.set_checker("one".into(), 1);
+        assert_eq!(registry.callback_ids(), [RunId::from(1)]);
+        assert_eq!(registry.checker_ids(), [RunId::from("one")]);
+        registry.clear();
+        assert!(registry.is_empty());
+    }
+
+    /// A callback may replace and remove itself, and emit again, from inside.
+    #[test]
+    fn callbacks_may_come_back_in() {
+        let registry: Arc<Registry<Callback, Checker>> = Arc::default();
+        let (inner, (calls, seen)) = (Arc::clone(&registry), std::sync::mpsc::channel());
+        registry.set_callback(
+            1.into(),
+            Arc::new(move |event| {
+                calls.send(event).unwrap();
+                inner.remove_callback(&1.into());
+                assert!(inner.emit(&1.into(), event).is_err());
+                inner.set_callback(2.into(), Arc::new(|_| ()));
+                inner.emit(&2.into(), event).unwrap();
+            }),
+        );
+        registry.emit(&1.into(), 5).unwrap();
+        assert!(registry.emit(&1.into(), 6).is_err());
+        assert_eq!(seen.try_iter().collect::<Vec<_>>(), [5]);
+    }
+
+    /// A destructor of a replaced or removed callback may come back in.
+    #[test]
+    fn destructors_may_come_back_in() {
+        struct OnDrop(Arc<Registry<OnDrop, u8>>);
+        impl Drop for OnDrop {
+            fn drop(&mut self) {
+                self.0.set_checker(2.into(), 1);
+                self.0.remove_checker(&2.into());
+            }
+        }
+        let registry: Arc<Registry<OnDrop, u8>> = Arc::default();
+        registry.set_callback(1.into(), OnDrop(Arc::clone(&registry)));
+        drop(registry.set_callback(1.into(), OnDrop(Arc::clone(&registry))));
+        drop(registry.remove_callback(&1.into()));
+        registry.set_callback(3.into(), OnDrop(Arc::clone(&registry)));
+        registry.clear();
+        assert!(registry.is_empty());
+    }
+
+    /// A checker decides for its own run only.
+    #[test]
+    fn cancelled_is_per_run() {
+        let registry: Registry<Callback, Checker> = Registry::new();
+        registry.set_checker(1.into(), Arc::new(|| true));
+        registry.set_checker(2.into(), Arc::new(|| false));
+        assert!(registry.is_cancelled(&1.into()));
+        assert!(!registry.is_cancelled(&2.into()));
+        assert!(!registry.is_cancelled(&3.into()));
+    }
+
+    /// Ids that differ little are spread over the shards.
+    #[test]
+    fn shards_are_used() {
+        let registry: Registry<u8, u8> = Registry::new();
+        for id in 0..1000 {
+            registry.set_callback(id.into(), 0);
+        }
+        let used = registry.shards.iter().filter(|shard| !shard.read().is_empty()).count();
+        assert_eq!(used, SHARDS);
+    }
+}

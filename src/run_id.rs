@@ -1,0 +1,53 @@
+//! The name of a run: an integer or a string.
+
+use std::fmt;
+
+/// The name of a run, chosen by the host.
+///
+/// `RunId::from(1)` and `RunId::from("1")` are two different runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RunId {
+    /// A number, as a database hands out.
+    Int(i64),
+    /// A text, such as a UUID.
+    Str(Box<str>),
+}
+
+impl From<i64> for RunId {
+    fn from(id: i64) -> Self {
+        Self::Int(id)
+    }
+}
+
+impl From<&str> for RunId {
+    fn from(id: &str) -> Self {
+        Self::Str(id.into())
+    }
+}
+
+impl From<String> for RunId {
+    fn from(id: String) -> Self {
+        Self::Str(id.into())
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(id) => id.fmt(f),
+            Self::Str(id) => id.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number and the text of the same number name two runs, though they print alike.
+    #[test]
+    fn kinds_are_apart() {
+        assert_ne!(RunId::from(1), RunId::from("1"));
+        assert_eq!(RunId::from(1).to_string(), RunId::from(String::from("1")).to_string());
+    }
+}
