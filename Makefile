@@ -1,0 +1,96 @@
+# The task list; `make` prints it. README.md and .ci/run call nothing else.
+# With another interpreter, beside the first: make test PYTHON=python3.13 VENV=.venv-3.13
+
+PYTHON  ?= python3
+VENV    ?= .venv
+PYTHONS ?= 3.10 3.11 3.12 3.13
+SCALE   ?= 10
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+BIN         := $(VENV)/bin
+RUST        := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+
+# PyO3 and maturin take the interpreter of our environment, whichever is active outside.
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PIP_QUIET   := 1
+
+.PHONY: help build demo test test-pythons lint bench stress loom miri wheel clean
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(VENV)/.installed  ## The environment .venv, with a release build of the package in it
+
+demo: $(VENV)/.installed  ## Ten runs at once, each with its own stream
+	$(BIN)/llm-callback demo --runs 10
+
+test: $(VENV)/.installed  ## Rust tests, doc tests, Python tests
+	cargo test
+	$(BIN)/pytest
+
+test-pythons: $(VENV)/.tools  ## The wheel of each CPython found here; PYTHONS="3.10 3.13"
+	MATURIN=$(BIN)/maturin .ci/test-pythons $(PYTHONS)
+
+lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src/
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features python -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --features python --document-private-items
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/stubtest llm_callback --mypy-config-file pyproject.toml
+	$(BIN)/taplo fmt --check
+	$(BIN)/typos
+	! grep -rl pyo3 src --include='*.rs' | grep -v '^src/python/'
+	! grep -rlE 'parking_lot|sync::atomic' src --include='*.rs' | grep -v '^src/sync.rs'
+	! cargo tree --locked -e normal --prefix none | grep '^pyo3'
+
+bench: $(VENV)/.installed  ## Release build beside plain Python, then the Rust benches
+	$(BIN)/python benches/python/bench_dropin.py
+	cargo bench
+
+stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short one
+	STRESS_SCALE=$(SCALE) cargo test --release --lib --test rust -- --ignored --test-threads 1
+	STRESS_SCALE=$(SCALE) $(BIN)/python -X dev -m pytest -m stress
+
+loom:  ## Every interleaving of the models in tests/loom
+	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 \
+		cargo test --release --test loom --target-dir target/loom
+
+miri:  ## Undefined behaviour and data races, if a nightly Rust with miri is here
+	@if RUSTUP_AUTO_INSTALL=0 cargo +nightly miri --version 2>/dev/null \
+		&& [[ -d $$(rustc +nightly --print sysroot)/lib/rustlib/src ]]; then \
+		MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib --test rust; \
+	else \
+		echo 'miri: skipped, no nightly Rust with the components miri and rust-src'; \
+	fi
+
+wheel: $(VENV)/.tools  ## A release wheel in dist/
+	$(BIN)/maturin build --release --interpreter $(BIN)/python --out dist
+
+clean:  ## Everything that make made
+	cargo clean
+	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find python -name '*.so' -delete
+
+# What the environment holds, in three layers; each file is the time of its last change.
+
+$(VENV)/.tools: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo 'llm-callback needs CPython 3.10 or newer: make PYTHON=/path/to/python3'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --group build --group test
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(RUST)
+	$(BIN)/maturin develop --release --extras strands
+	@touch $@
+
+$(VENV)/.linters: $(VENV)/.installed
+	$(BIN)/python -m pip install --group lint
+	@touch $@

@@ -1,0 +1,54 @@
+"""Many LLM-agent runs in one process: every event, and every cancel, reaches its own run and no other."""
+
+from llm_callback._core import (
+    LLMCallbackHandler,
+    check_cancellation,
+    clear_current_run_id,
+    configure,
+    create_callback_handler,
+    get_cancellation_checker,
+    get_current_run_id,
+    get_event_callback,
+    get_global_cancellation_checker,
+    get_global_event_callback,
+    register_cancellation_checker,
+    register_event_callback,
+    set_current_run_id,
+    set_global_cancellation_checker,
+    set_global_event_callback,
+    stats,
+)
+from llm_callback._views import (
+    callback_registry as _callback_registry,
+    checker_registry as _checker_registry,
+    current_run_id as _current_run_id,
+)
+from llm_callback.caller import CallerContext
+from llm_callback.context import bind
+from llm_callback.enums import AgentType, EventAction, EventCategory
+from llm_callback.exceptions import RunCancelled
+
+__all__ = [
+    "AgentType",
+    "CallerContext",
+    "EventAction",
+    "EventCategory",
+    "LLMCallbackHandler",
+    "RunCancelled",
+    "bind",
+    "check_cancellation",
+    "clear_current_run_id",
+    "configure",
+    "create_callback_handler",
+    "get_cancellation_checker",
+    "get_current_run_id",
+    "get_event_callback",
+    "get_global_cancellation_checker",
+    "get_global_event_callback",
+    "register_cancellation_checker",
+    "register_event_callback",
+    "set_current_run_id",
+    "set_global_cancellation_checker",
+    "set_global_event_callback",
+    "stats",
+]

@@ -1,0 +1,44 @@
+"""Live read-only mappings, for hosts that look at the original module's private dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import get_ident
+
+from llm_callback import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+    from typing import Any
+
+
+class _View(Mapping["Hashable", "Any"]):
+    """What ``snapshot`` returns, asked anew at each access. Thread-safe; never blocks."""
+
+    __slots__ = ("_snapshot",)
+
+    def __init__(self, snapshot: Callable[[], dict[Any, Any]]) -> None:
+        self._snapshot = snapshot
+
+    def __getitem__(self, key: Hashable) -> Any:
+        return self._snapshot()[key]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._snapshot())
+
+    def __len__(self) -> int:
+        return len(self._snapshot())
+
+    def __repr__(self) -> str:
+        return repr(self._snapshot())
+
+
+def _current() -> dict[int, Any]:
+    run_id = _core.get_current_run_id()
+    return {} if run_id is None else {get_ident(): run_id}
+
+
+callback_registry: Mapping[Hashable, Callable[..., object]] = _View(_core._callbacks)
+checker_registry: Mapping[Hashable, Callable[..., object]] = _View(_core._checkers)
+current_run_id: Mapping[int, Hashable] = _View(_current)

@@ -1,0 +1,57 @@
+"""Carrying the current run to where it would not go by itself."""
+
+from __future__ import annotations
+
+from functools import wraps
+
+from llm_callback._core import get_current_run_id, set_current_run_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+
+def bind(function: F) -> F:
+    """Return ``function`` wrapped to run under the run that is current now.
+
+    Use it for what is handed to a thread or a pool: a thread has no current run of its own, and one that it only
+    inherited from whoever started it is not believed. Where no run is current, ``function`` runs without one.
+    Coroutine functions are awaited under the run; the caller's run is current again afterwards, also after an
+    exception. Thread-safe: each call sets and restores its own context.
+
+    Raises TypeError for a generator function: its body runs later, in its consumer's context.
+    """
+    # Imported here, since it would be half of this package's import time.
+    from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction  # noqa: PLC0415
+
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        msg = f"bind() cannot carry a run into the generator function {function!r}: bind what consumes it"
+        raise TypeError(msg)
+    run_id = get_current_run_id()
+
+    if iscoroutinefunction(function):
+
+        @wraps(function)
+        async def bound_coroutine(*args: Any, **kwargs: Any) -> Any:
+            previous = get_current_run_id()
+            set_current_run_id(run_id)
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                set_current_run_id(previous)
+
+        return bound_coroutine  # type: ignore[return-value]
+
+    @wraps(function)
+    def bound(*args: Any, **kwargs: Any) -> Any:
+        previous = get_current_run_id()
+        set_current_run_id(run_id)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            set_current_run_id(previous)
+
+    return bound  # type: ignore[return-value]

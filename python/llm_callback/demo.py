@@ -1,0 +1,247 @@
+"""``llm-callback demo``: real agents at the same time, and an audit of every event.
+
+Each run is a real ``strands.Agent`` with real tools, a scripted model and the drop-in API. Strands
+calls the callback handlers from threads of its own, so nothing but the library decides which run an
+event belongs to. Every text and every tool name carries its run's secret marker, and the events
+that a run must get are worked out from its script alone, never from what arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from llm_callback._demo_run import DemoRun
+from llm_callback._display import Screen, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from llm_callback._display import Colour
+
+    Show = Callable[[Sequence[DemoRun], float], None]
+
+_DEADLINE_SECONDS = 90.0
+_STOP_SECONDS = 5.0
+_FRAME_SECONDS = 0.1
+_PACE_SECONDS = 0.035
+_HEAD = (
+    "run",
+    "state",
+    "expected",
+    "delivered",
+    "foreign",
+    "lost",
+    "extra",
+    "out of order",
+    "time",
+)
+_COLOURS: dict[str, Colour] = {"completed": "green", "cancelled": "yellow", "failed": "red"}
+
+
+def main(*, runs: int = 10, as_json: bool = False, pace: float = _PACE_SECONDS) -> int:
+    """Run the demo, print what happens to standard output, and return the exit status: 0 or 1.
+
+    ``runs`` is how many agents run at the same time, 2 or more; ``pace`` the pause before each
+    chunk in seconds, a little different for each run. Blocks for as long as the slowest run takes.
+    """
+    screen = Screen(sys.stdout)
+    demo_runs = plan(runs, pace)
+    if as_json:
+        show: Show = _show_nothing
+    else:
+        screen.line(
+            f"{runs} strands agents at once, each with its own secret marker in every text; "
+            f"{_victim(demo_runs).run_id} will be cancelled half-way."
+        )
+        screen.line()
+        show = _show_live(screen) if screen.live else _show_lines(screen)
+    with held_log():
+        try:
+            seconds = execute(demo_runs, show)
+        finally:
+            screen.end_block()
+    ok, sentence = verdict(demo_runs)
+    if as_json:
+        result = {"ok": ok, "verdict": sentence, "seconds": round(seconds, 3)}
+        print(json.dumps({**result, "runs": [_as_dict(run) for run in demo_runs]}, indent=2))
+    else:
+        _show_table(screen, demo_runs)
+        screen.line()
+        screen.line(sentence, "green" if ok else "red")
+    return 0 if ok else 1
+
+
+def plan(runs: int, pace: float = _PACE_SECONDS) -> list[DemoRun]:
+    """Make the runs of a demo; the fourth (or last) is the one that will be cancelled."""
+    victim = min(4, runs)
+    return [
+        # Not all at the same speed: real runs are not in step, and a mix-up must not hide in it.
+        DemoRun(number, is_cancelled=number == victim, delay=pace * (1 + number % 5 * 0.15))
+        for number in range(1, runs + 1)
+    ]
+
+
+def execute(runs: Sequence[DemoRun], show: Show) -> float:
+    """Run them all, started together, and return how many seconds it took.
+
+    ``show(runs, seconds)`` is called ten times a second on this thread, and once at the end. A run
+    that has not ended after 90 s is cancelled, and its ``error`` says so.
+    """
+    start = threading.Barrier(len(runs))
+    began = time.monotonic()
+    pool = ThreadPoolExecutor(len(runs), thread_name_prefix="llm-callback-demo")
+    pending: set[Future[None]] = set()
+    try:
+        pending = {pool.submit(run.execute, start) for run in runs}
+        while pending and time.monotonic() - began < _DEADLINE_SECONDS:
+            finished, pending = wait(pending, timeout=_FRAME_SECONDS)
+            for future in finished:
+                future.result()
+            show(runs, time.monotonic() - began)
+    finally:
+        # Nothing is left to stop, unless the deadline has passed or the user pressed Ctrl-C.
+        start.abort()
+        for run in runs:
+            if run.state in {"waiting", "running"}:
+                run.error = f"stopped by the demo after {time.monotonic() - began:.1f} s"
+                run.cancel.set()
+        wait(pending, timeout=_STOP_SECONDS)
+        pool.shutdown(wait=False, cancel_futures=True)
+    return time.monotonic() - began
+
+
+def verdict(runs: Sequence[DemoRun]) -> tuple[bool, str]:
+    """Return whether every promise was kept, and one sentence that says so to a person."""
+    audits = [run.audit() for run in runs]
+    foreign, lost, extra, out_of_order = (
+        sum(getattr(audit, name) for audit in audits)
+        for name in ("foreign", "lost", "extra", "out_of_order")
+    )
+    counts = f"{foreign} foreign, {lost} lost, {extra} extra, {out_of_order} out of order"
+    faults = [fault for run in runs if (fault := run.fault)]
+    if faults or not all(audit.clean for audit in audits):
+        return False, "; ".join([f"FAILED: {counts}", *faults]) + "."
+    victim = _victim(runs)
+    return True, (
+        f"OK: all {sum(audit.expected for audit in audits)} events of {len(runs)} concurrent runs "
+        f"reached their own run ({counts}); {victim.run_id} stopped at its cancel after "
+        f"{len(victim.expected)} of {len(victim.events)} events and no other run noticed."
+    )
+
+
+@contextlib.contextmanager
+def held_log() -> Iterator[None]:
+    """Hold back what is logged, so that it does not tear the display, and print it afterwards.
+
+    One message is dropped. When an agent is stopped by an exception from its callback handler,
+    strands leaves its generators to be closed in another context, where OpenTelemetry cannot undo
+    what it had set and logs a traceback of that. It is harmless, and there is one for each cancel.
+    """
+    held = _HeldRecords()
+    root = logging.getLogger()
+    others = root.handlers[:]
+    root.handlers[:] = [held]
+    try:
+        yield
+    finally:
+        root.handlers[:] = others
+        for record in held.records:
+            for handler in others or filter(None, [logging.lastResort]):
+                if record.levelno >= handler.level:
+                    handler.handle(record)
+
+
+class _HeldRecords(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _is_context_noise(record):
+            self.records.append(record)
+
+
+def _is_context_noise(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return (
+        record.name == "opentelemetry.context"
+        and isinstance(error, ValueError)
+        and "was created in a different Context" in str(error)
+    )
+
+
+def _victim(runs: Sequence[DemoRun]) -> DemoRun:
+    return next(run for run in runs if run.is_cancelled)
+
+
+def _show_nothing(runs: Sequence[DemoRun], seconds: float) -> None:
+    """Show no progress."""
+
+
+def _show_live(screen: Screen) -> Show:
+    def show(runs: Sequence[DemoRun], seconds: float) -> None:
+        lines: list[tuple[str, Colour | None]] = []
+        for run in runs:
+            done, total = len(run.delivered), len(run.events)
+            bar = screen.bar(done, total, 20)
+            head = f"{run.run_id}  {run.state:<9}  {done:>3}/{total}  {bar}"
+            room = max(1, screen.columns - len(head) - 2)
+            lines.append((f"{head}  {run.last_words[-room:].strip()}", _COLOURS.get(run.state)))
+        lines.append((f"{seconds:.1f} s", "dim"))
+        screen.block(lines)
+
+    return show
+
+
+def _show_lines(screen: Screen) -> Show:
+    told: dict[str, str] = {}
+    next_tick = 1.0
+
+    def show(runs: Sequence[DemoRun], seconds: float) -> None:
+        nonlocal next_tick
+        for run in runs:
+            if run.state in _COLOURS and told.get(run.run_id) != run.state:
+                told[run.run_id] = run.state
+                screen.line(
+                    f"{seconds:5.1f} s  {run.run_id} {run.state}: {len(run.delivered)} events"
+                )
+        if seconds >= next_tick:
+            next_tick = seconds + 1.0
+            running = sum(run.state == "running" for run in runs)
+            events = sum(len(run.delivered) for run in runs)
+            screen.line(f"{seconds:5.1f} s  {running} running, {events} events so far")
+
+    return show
+
+
+def _show_table(screen: Screen, runs: Sequence[DemoRun]) -> None:
+    rows = []
+    colours: list[Colour | None] = ["dim"]
+    for run in runs:
+        audit = run.audit()
+        counts = (audit.expected, audit.delivered, audit.foreign, audit.lost, audit.extra)
+        numbers = [str(count) for count in (*counts, audit.out_of_order)]
+        rows.append([run.run_id, run.state, *numbers, f"{run.seconds:.1f} s"])
+        good = audit.clean and run.fault is None
+        colours.append(_COLOURS.get(run.state) if good else "red")
+    screen.line()
+    for text, colour in zip(table(_HEAD, rows, left=2), colours, strict=True):
+        screen.line(text, colour)
+
+
+def _as_dict(run: DemoRun) -> dict[str, object]:
+    return {
+        "run_id": run.run_id,
+        "state": run.state,
+        **asdict(run.audit()),
+        "seconds": round(run.seconds, 3),
+        "error": run.error,
+    }

@@ -1,0 +1,262 @@
+//! One call of a handler: ask whether the run is cancelled, choose the callback, report what the framework sent.
+//!
+//! The order of steps, and what each looks at, is the contract of the original module.
+
+use super::attributes::{Attribute, Attributes, is_plain};
+use super::event::{self, Kind};
+use super::handler::PyHandler;
+use super::registry::Entry;
+use super::route::{self, Target};
+use super::run_key::RunKey;
+use super::stats::COUNTERS;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyString, PyType, string::PyStringData};
+
+/// How many tokens a handler keeps where the framework never says `complete`; the older half goes.
+const BUFFER_LIMIT: usize = 10_000;
+
+/// Where a call's events go, chosen once.
+enum Listener<'py> {
+    Callback(Bound<'py, PyAny>),
+    Nobody,
+    /// Two answers to whose the events are.
+    Refused,
+}
+
+/// Calls the handler with the framework's keyword arguments.
+pub(super) fn call<'py>(handler: &Bound<'py, PyHandler>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<()> {
+    let py = handler.py();
+    let call = Call { handler, plain: is_plain(handler) };
+    let listener = call.choose()?;
+    let Some(kwargs) = kwargs else { return Ok(()) };
+
+    if let Some(reasoning) = truthy(kwargs.get_item(intern!(py, "reasoningText"))?)? {
+        call.reasoning(&listener, reasoning)?;
+    }
+    let data = truthy(kwargs.get_item(intern!(py, "data"))?)?;
+    let complete = kwargs.get_item(intern!(py, "complete"))?;
+    if let Some(data) = &data {
+        call.data(&listener, data, complete.as_ref())?;
+    }
+    if let Some(tool) = truthy(kwargs.get_item(intern!(py, "current_tool_use"))?)? {
+        call.tool(&listener, tool)?;
+    }
+    if truthy(complete)?.is_some() {
+        call.complete(&listener, data.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Asks the run's checker, if it has one, and raises `RunCancelled` if it says so.
+pub(super) fn raise_if_cancelled<'py>(run_id: &Bound<'py, PyAny>, key: &RunKey<'py>) -> PyResult<()> {
+    static RUN_CANCELLED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = run_id.py();
+    let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else { return Ok(()) };
+    if !checker.call0()?.is_truthy()? {
+        return Ok(());
+    }
+    COUNTERS.count_cancelled();
+    let class = RUN_CANCELLED.import(py, "llm_callback.exceptions", "RunCancelled")?;
+    Err(PyErr::from_value(class.call1((run_id,))?))
+}
+
+fn truthy<'py>(value: Option<Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match value {
+        Some(value) if value.is_truthy()? => Ok(Some(value)),
+        _ => Ok(None),
+    }
+}
+
+struct Call<'a, 'py> {
+    handler: &'a Bound<'py, PyHandler>,
+    /// Whether the handler is of the class itself: a subclass may define an attribute or `_emit_event` anew.
+    plain: bool,
+}
+
+impl<'py> Call<'_, 'py> {
+    fn choose(&self) -> PyResult<Listener<'py>> {
+        let py = self.handler.py();
+        let mut run_id = self.get(Attribute::RunId)?;
+        match route::resolve(&run_id)? {
+            Target::Given => {}
+            Target::Context(current) => run_id = current,
+            Target::Disagreement => return Ok(Listener::Refused),
+        }
+        let key = if run_id.is_none() { None } else { Some(RunKey::new(&run_id)?) };
+        if let Some(key) = &key {
+            raise_if_cancelled(&run_id, key)?;
+        }
+        let explicit = self.get(Attribute::EventCallback)?;
+        if !explicit.is_none() {
+            return Ok(Listener::Callback(explicit));
+        }
+        let registered = match &key {
+            Some(key) => Entry::Callback.get(py, key)?,
+            None => None,
+        };
+        Ok(registered.map_or(Listener::Nobody, Listener::Callback))
+    }
+
+    fn reasoning(&self, listener: &Listener<'py>, reasoning: Bound<'py, PyAny>) -> PyResult<()> {
+        if self.verbose()? {
+            print(&reasoning, Some(""))?;
+        }
+        if let Some(callback) = truthy_callback(listener)? {
+            self.emit(callback, Kind::Reasoning, &content(reasoning)?)?;
+        }
+        Ok(())
+    }
+
+    fn data(
+        &self,
+        listener: &Listener<'py>,
+        data: &Bound<'py, PyAny>,
+        complete: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        self.remember(data)?;
+        if self.verbose()? {
+            let complete = truthy(complete.cloned())?.is_some();
+            print(data, Some(if complete { "\n" } else { "" }))?;
+        }
+        if let Some(callback) = truthy_callback(listener)?
+            && !is_blank(data)?
+        {
+            self.emit(callback, Kind::Stream, &content(data.clone())?)?;
+        }
+        Ok(())
+    }
+
+    fn tool(&self, listener: &Listener<'py>, tool: Bound<'py, PyAny>) -> PyResult<()> {
+        let py = self.handler.py();
+        let name = match tool.cast_exact::<PyDict>() {
+            Ok(tool) => tool.get_item(intern!(py, "name"))?,
+            Err(_) => Some(tool.call_method1(intern!(py, "get"), (intern!(py, "name"),))?),
+        };
+        let Some(name) = truthy(name)? else { return Ok(()) };
+        if !self.get(Attribute::PreviousToolUse)?.ne(&tool)? {
+            return Ok(());
+        }
+        self.set(Attribute::PreviousToolUse, tool)?;
+        self.set(Attribute::ToolCount, self.get(Attribute::ToolCount)?.add(1)?)?;
+        let count = self.get(Attribute::ToolCount)?;
+        if self.verbose()? {
+            let line = intern!(py, "\nTool #{}: {}").call_method1(intern!(py, "format"), (&count, &name))?;
+            print(&line, None)?;
+        }
+        if let Some(callback) = truthy_callback(listener)? {
+            let data = PyDict::new(py);
+            data.set_item(intern!(py, "tool_name"), name)?;
+            data.set_item(intern!(py, "tool_count"), count)?;
+            self.emit(callback, Kind::ToolCall, &data)?;
+        }
+        Ok(())
+    }
+
+    fn complete(&self, listener: &Listener<'py>, data: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
+        let py = self.handler.py();
+        self.set(Attribute::Buffer, PyList::empty(py).into_any())?;
+        if data.is_some() && self.verbose()? {
+            print(intern!(py, "\n").as_any(), None)?;
+        }
+        if let Some(callback) = truthy_callback(listener)? {
+            let data = PyDict::new(py);
+            data.set_item(intern!(py, "message"), intern!(py, "LLM round completed"))?;
+            self.emit(callback, Kind::Completed, &data)?;
+        }
+        Ok(())
+    }
+
+    fn remember(&self, data: &Bound<'py, PyAny>) -> PyResult<()> {
+        let buffer = self.get(Attribute::Buffer)?;
+        let Ok(list) = buffer.cast_exact::<PyList>() else {
+            return buffer.call_method1(intern!(self.handler.py(), "append"), (data,)).map(drop);
+        };
+        list.append(data)?;
+        if list.len() > BUFFER_LIMIT { list.del_slice(0, BUFFER_LIMIT / 2) } else { Ok(()) }
+    }
+
+    fn emit(&self, callback: &Bound<'py, PyAny>, kind: Kind, data: &Bound<'py, PyDict>) -> PyResult<()> {
+        if self.plain && Attributes::further(self.handler, intern!(self.handler.py(), "_emit_event"))?.is_none() {
+            let context = self.get(Attribute::CallerContext)?;
+            return deliver(callback, &event::of_kind(&context, kind, data)?);
+        }
+        let py = self.handler.py();
+        let (category, action) = kind.members(py)?;
+        self.handler.call_method1(intern!(py, "_emit_event"), (callback, category, action, data)).map(drop)
+    }
+
+    fn verbose(&self) -> PyResult<bool> {
+        self.get(Attribute::Verbose)?.is_truthy()
+    }
+
+    fn get(&self, attribute: Attribute) -> PyResult<Bound<'py, PyAny>> {
+        if self.plain {
+            Attributes::get(self.handler, attribute)
+        } else {
+            self.handler.getattr(attribute.name(self.handler.py()))
+        }
+    }
+
+    fn set(&self, attribute: Attribute, value: Bound<'py, PyAny>) -> PyResult<()> {
+        if self.plain {
+            Attributes::set(self.handler, attribute, value)
+        } else {
+            self.handler.setattr(attribute.name(self.handler.py()), value)
+        }
+    }
+}
+
+/// Hands the event to the callback, on this thread and with no lock held.
+pub(super) fn deliver<'py>(callback: &Bound<'py, PyAny>, event: &Bound<'py, PyDict>) -> PyResult<()> {
+    COUNTERS.count_emitted();
+    callback.call1((event,)).map(drop)
+}
+
+/// The callback, unless it is false; without one the event is counted as dropped.
+fn truthy_callback<'a, 'py>(listener: &'a Listener<'py>) -> PyResult<Option<&'a Bound<'py, PyAny>>> {
+    match listener {
+        Listener::Callback(callback) if callback.is_truthy()? => return Ok(Some(callback)),
+        Listener::Callback(_) | Listener::Nobody => COUNTERS.count_no_callback(),
+        Listener::Refused => COUNTERS.count_route(),
+    }
+    Ok(None)
+}
+
+fn content<'py>(content: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    let py = content.py();
+    let data = PyDict::new(py);
+    data.set_item(intern!(py, "content"), content)?;
+    Ok(data)
+}
+
+/// Whether `data.strip()` has nothing left.
+#[expect(unsafe_code, reason = "a str's own memory: UTF-8 would copy it, and has no lone surrogates")]
+fn is_blank(data: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let Ok(text) = data.cast_exact::<PyString>() else {
+        return Ok(data.call_method0(intern!(data.py(), "strip"))?.len()? == 0);
+    };
+    // SAFETY: the thread is attached, and a str is not changed while there is another reference to it.
+    Ok(match unsafe { text.data() }? {
+        PyStringData::Ucs1(units) => units.iter().all(|&unit| is_space(unit.into())),
+        PyStringData::Ucs2(units) => units.iter().all(|&unit| is_space(unit.into())),
+        PyStringData::Ucs4(units) => units.iter().all(|&unit| is_space(unit)),
+    })
+}
+
+/// Python's idea of white space: Unicode's, and the four separators U+001C to U+001F.
+fn is_space(code_point: u32) -> bool {
+    matches!(code_point, 0x1c..=0x1f) || char::from_u32(code_point).is_some_and(char::is_whitespace)
+}
+
+/// Python's `print`, with everything that a host may have put in its place.
+fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
+    let py = value.py();
+    let print = py.import(intern!(py, "builtins"))?.getattr(intern!(py, "print"))?;
+    let options = PyDict::new(py);
+    if let Some(end) = end {
+        options.set_item(intern!(py, "end"), end)?;
+    }
+    print.call((value,), Some(&options)).map(drop)
+}

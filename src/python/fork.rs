@@ -1,0 +1,21 @@
+//! After `fork`, the child starts with empty registries: its parent's runs are not its own.
+
+use super::registry;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+#[pyfunction]
+fn forget_the_parents_runs(py: Python<'_>) {
+    registry::clear(py);
+}
+
+/// Has the registries emptied in the child of every later fork.
+pub(super) fn install(py: Python<'_>) -> PyResult<()> {
+    // Windows has no fork.
+    let Some(register) = py.import("os")?.getattr_opt("register_at_fork")? else {
+        return Ok(());
+    };
+    let hooks = PyDict::new(py);
+    hooks.set_item("after_in_child", wrap_pyfunction!(forget_the_parents_runs, py)?)?;
+    register.call((), Some(&hooks)).map(drop)
+}

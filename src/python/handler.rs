@@ -1,0 +1,164 @@
+//! `LLMCallbackHandler`: what an agent framework calls, and what turns its keyword arguments into a run's events.
+
+use super::arguments::{Arg, require};
+use super::attributes::{Attribute, Attributes, Inline};
+use super::{dispatch, event};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyTuple};
+
+/// Turns what an agent framework calls it with into events of one run.
+///
+/// Give it to the framework as its callback handler. Each call asks the cancellation checker of `run_id`, and
+/// raises :class:`RunCancelled` if that says so; then it reports reasoning, text, tool calls and completion, in
+/// this order, each as an event `{"source", "event", "data"}` to `event_callback`, or, where that is None, to the
+/// callback registered for `run_id`. An event of a run without a callback is dropped and counted, see :func:`stats`.
+///
+/// `caller_context` is who speaks; `verbose` also prints text to `sys.stdout`. All attributes can be changed at
+/// any time. Thread-safe and re-entrant: callbacks run on the calling thread with no lock held, and what they raise
+/// passes through.
+#[pyclass(
+    name = "LLMCallbackHandler",
+    module = "llm_callback",
+    subclass,
+    weakref,
+    frozen,
+    immutable_type
+)]
+pub(super) struct PyHandler {
+    pub(super) attributes: Attributes,
+}
+
+impl PyHandler {
+    fn new(
+        caller_context: Borrowed<'_, '_, PyAny>,
+        event_callback: Arg<'_, '_>,
+        verbose: Arg<'_, '_>,
+        run_id: Arg<'_, '_>,
+    ) -> PyResult<Inline> {
+        static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = caller_context.py();
+        let zero = ZERO.get_or_try_init(py, || PyResult::Ok(0_u8.into_pyobject(py)?.into_any().unbind()))?;
+        let or = |arg: Arg<'_, '_>, default: fn(Python<'_>) -> Py<PyAny>| match arg {
+            Arg::Given(object) => (*object).to_owned().unbind(),
+            Arg::Missing => default(py),
+        };
+        let first_six = [
+            (*caller_context).to_owned().unbind(),
+            or(event_callback, |py| py.None()),
+            or(verbose, |py| PyBool::new(py, false).to_owned().into_any().unbind()),
+            or(run_id, |py| py.None()),
+            zero.clone_ref(py),
+            py.None(),
+        ];
+        Ok(Inline { first_six, buffer: None })
+    }
+}
+
+#[pymethods]
+impl PyHandler {
+    #[new]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(caller_context, event_callback=None, verbose=False, run_id=None)"
+    )]
+    fn __new__(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { attributes: Attributes::unset() }
+    }
+
+    #[pyo3(signature = (
+        caller_context=Arg::Missing, event_callback=Arg::Missing, verbose=Arg::Missing, run_id=Arg::Missing,
+        *rest, **extra
+    ))]
+    fn __init__<'py>(
+        slf: &Bound<'py, Self>,
+        caller_context: Arg<'_, 'py>,
+        event_callback: Arg<'_, 'py>,
+        verbose: Arg<'_, 'py>,
+        run_id: Arg<'_, 'py>,
+        rest: &Bound<'py, PyTuple>,
+        extra: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let given = [("caller_context", caller_context)];
+        let optional = [("event_callback", event_callback), ("verbose", verbose), ("run_id", run_id)];
+        let [caller_context] =
+            require(py, "LLMCallbackHandler.__init__", Some(slf), given, &optional, rest, extra)?;
+        Attributes::initialize(slf, Self::new(caller_context, event_callback, verbose, run_id)?)
+    }
+
+    /// Report what the framework sent. Keyword arguments only; those that it does not know are ignored.
+    #[pyo3(signature = (*args, **kwargs))]
+    pub(super) fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let names_self = match kwargs {
+            Some(kwargs) => kwargs.contains(intern!(py, "self"))?,
+            None => false,
+        };
+        if names_self || !args.is_empty() {
+            let [] = require(py, "LLMCallbackHandler.__call__", Some(slf), [], &[], args, kwargs)?;
+        }
+        dispatch::call(slf, kwargs)
+    }
+
+    /// Call `callback` with the event of `category` and `action`, members of the enums, and `data`.
+    ///
+    /// A subclass may override it to see or change what goes out.
+    #[pyo3(
+        signature = (callback=Arg::Missing, category=Arg::Missing, action=Arg::Missing, data=Arg::Missing, *rest),
+        text_signature = "($self, callback, category, action, data)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "four of its own, and two for what does not fit")]
+    fn _emit_event<'py>(
+        slf: &Bound<'py, Self>,
+        callback: Arg<'_, 'py>,
+        category: Arg<'_, 'py>,
+        action: Arg<'_, 'py>,
+        data: Arg<'_, 'py>,
+        rest: &Bound<'py, PyTuple>,
+    ) -> PyResult<()> {
+        let name = "LLMCallbackHandler._emit_event";
+        let given = [("callback", callback), ("category", category), ("action", action), ("data", data)];
+        let [callback, category, action, data] = require(slf.py(), name, Some(slf), given, &[], rest, None)?;
+        let context = slf.getattr(Attribute::CallerContext.name(slf.py()))?;
+        dispatch::deliver(&callback, &event::of_members(&context, &category, &action, &data)?)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.attributes.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        self.attributes.clear();
+    }
+}
+
+/// Make an :class:`LLMCallbackHandler`, in the words that hosts use.
+#[pyfunction]
+#[pyo3(
+    signature = (
+        caller_context=Arg::Missing, event_callback=Arg::Missing, verbose=Arg::Missing, run_id=Arg::Missing,
+        *rest
+    ),
+    text_signature = "(caller_context, event_callback=None, verbose=False, run_id=None)"
+)]
+pub(super) fn create_callback_handler<'py>(
+    py: Python<'py>,
+    caller_context: Arg<'_, 'py>,
+    event_callback: Arg<'_, 'py>,
+    verbose: Arg<'_, 'py>,
+    run_id: Arg<'_, 'py>,
+    rest: &Bound<'py, PyTuple>,
+) -> PyResult<Py<PyHandler>> {
+    let given = [("caller_context", caller_context)];
+    let optional = [("event_callback", event_callback), ("verbose", verbose), ("run_id", run_id)];
+    let [caller_context] = require(py, "create_callback_handler", None, given, &optional, rest, None)?;
+    let inline = PyHandler::new(caller_context, event_callback, verbose, run_id)?;
+    Py::new(py, PyHandler { attributes: Attributes::new(inline) })
+}

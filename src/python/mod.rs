@@ -1,0 +1,53 @@
+//! The Python face: the only folder that names `PyO3`. It converts and delegates; what a run is, the core knows.
+//!
+//! # Locks and the GIL
+//!
+//! Everything here runs attached. On a build with a GIL, attached threads exclude each other, and nothing under
+//! one of our locks calls Python or detaches: so no lock of ours is ever waited for with the GIL held. On a
+//! free-threaded build such a wait is as long as one map operation.
+
+mod arguments;
+mod attributes;
+mod context;
+mod dispatch;
+mod event;
+mod fork;
+mod handler;
+mod registry;
+mod route;
+mod run_key;
+mod slot;
+mod stats;
+
+use pyo3::prelude::*;
+
+/// The Rust core of `llm_callback`. Import `llm_callback` instead: it has the public names.
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::context::{
+        check_cancellation, clear_current_run_id, get_current_run_id, get_global_cancellation_checker,
+        get_global_event_callback, set_current_run_id, set_global_cancellation_checker,
+        set_global_event_callback,
+    };
+    #[pymodule_export]
+    use super::handler::{PyHandler, create_callback_handler};
+    #[pymodule_export]
+    use super::registry::{
+        callbacks, checkers, get_cancellation_checker, get_event_callback, register_cancellation_checker,
+        register_event_callback,
+    };
+    #[pymodule_export]
+    use super::route::configure;
+    #[pymodule_export]
+    use super::stats::stats;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::route::read_environment()?;
+        super::slot::install(module.py());
+        super::fork::install(module.py())
+    }
+}

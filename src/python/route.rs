@@ -1,0 +1,95 @@
+//! Whose event is it, where the handler and the calling context give two answers?
+
+use super::context;
+use crate::sync::{AtomicU8, Ordering};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+const VARIABLE: &str = "LLM_CALLBACK_ROUTE";
+
+/// Relaxed: the setting stands alone, it publishes nothing else.
+static ROUTE: AtomicU8 = AtomicU8::new(Route::Handler as u8);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Route {
+    /// The handler's run id, as the original does.
+    Handler,
+    /// The calling context's run where one is known.
+    Context,
+    /// Neither, where the two differ.
+    Strict,
+}
+
+impl Route {
+    fn current() -> Self {
+        match ROUTE.load(Ordering::Relaxed) {
+            1 => Self::Context,
+            2 => Self::Strict,
+            _ => Self::Handler,
+        }
+    }
+
+    fn parse(text: &str, origin: &str) -> PyResult<Self> {
+        match text {
+            "handler" => Ok(Self::Handler),
+            "context" => Ok(Self::Context),
+            "strict" => Ok(Self::Strict),
+            _ => Err(PyValueError::new_err(format!(
+                "{origin} must be 'handler', 'context' or 'strict', not {text:?}"
+            ))),
+        }
+    }
+}
+
+/// The run that an event, a lookup or a check goes to.
+pub(super) enum Target<'py> {
+    /// The run that the handler or the caller names.
+    Given,
+    /// The run of the calling context.
+    Context(Bound<'py, PyAny>),
+    /// The two differ, and `strict` forbids to choose.
+    Disagreement,
+}
+
+/// Decides between `run_id`, which may be None, and the run of the calling context.
+#[inline]
+pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> {
+    let route = Route::current();
+    if route == Route::Handler {
+        return Ok(Target::Given);
+    }
+    let Some(current) = context::current(run_id.py())? else {
+        return Ok(Target::Given);
+    };
+    if route == Route::Strict && !run_id.is_none() && !run_id.eq(&current)? {
+        return Ok(Target::Disagreement);
+    }
+    Ok(Target::Context(current))
+}
+
+/// Choose whose event it is where a handler's run id and the calling context's current run differ.
+///
+/// `route="handler"` (the default) goes by the run id that the handler or the call was given, as the original module does.
+/// `"context"` prefers the run of the calling context, where one is known: it repairs a host whose run id is a
+/// process-wide variable. `"strict"` drops such an event and counts it in `stats()["dropped"]["route"]`.
+///
+/// For the whole process, from now on; the environment variable LLM_CALLBACK_ROUTE sets it at import.
+/// Thread-safe, does not block. Raises ValueError for any other value.
+#[pyfunction]
+#[pyo3(signature = (*, route))]
+pub(super) fn configure(route: &str) -> PyResult<()> {
+    ROUTE.store(Route::parse(route, "route")? as u8, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Takes the route from the environment, where it is set and not empty.
+pub(super) fn read_environment() -> PyResult<()> {
+    match std::env::var(VARIABLE) {
+        Ok(text) if !text.is_empty() => {
+            ROUTE.store(Route::parse(&text, VARIABLE)? as u8, Ordering::Relaxed);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,32 @@
+//! The counters' Python face.
+
+use super::registry;
+use crate::Counters;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::sync::LazyLock;
+
+/// What every handler of this process counts.
+pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);
+
+/// Return what was delivered, dropped and cancelled since import, and what is registered now.
+///
+/// `emitted`: events handed to a callback. `dropped`: events that were not, by reason: `no_callback` (their run
+/// had none, or one that is false), `route` (see :func:`configure`). `cancelled`: how often :class:`RunCancelled`
+/// was raised. `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. A new dict each
+/// time. Thread-safe, does not block.
+#[pyfunction]
+pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let counted = COUNTERS.stats();
+    let (callbacks, checkers) = registry::len(py);
+    let dropped = PyDict::new(py);
+    dropped.set_item("no_callback", counted.no_callback)?;
+    dropped.set_item("route", counted.route)?;
+    let stats = PyDict::new(py);
+    stats.set_item("emitted", counted.emitted)?;
+    stats.set_item("dropped", dropped)?;
+    stats.set_item("cancelled", counted.cancelled)?;
+    stats.set_item("callbacks", callbacks)?;
+    stats.set_item("checkers", checkers)?;
+    Ok(stats)
+}

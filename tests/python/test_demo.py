@@ -1,0 +1,363 @@
+"""The demo: real agents at once, and an audit that has been seen to find every kind of fault."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+import llm_callback
+from llm_callback import _demo_run, cli, demo
+from llm_callback._demo_run import Event, audit
+from llm_callback._display import Screen, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXPECTED = [Event("run-01", "stream", f"word[cafe.{number}]") for number in range(6)]
+RUNS = 3
+DEADLINE = 20.0
+VICTIM = "run-03"
+
+
+class Terminal(io.StringIO):
+    """A file that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.fixture
+def result(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, dict[str, Any]]]:
+    """Run a small demo without pauses; return its status and its JSON."""
+
+    def run() -> tuple[int, dict[str, Any]]:
+        status = demo.main(runs=RUNS, as_json=True, pace=0)
+        return status, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def by_run(report: dict[str, Any], count: str) -> dict[str, int]:
+    """Return one count of each run."""
+    return {run["run_id"]: run[count] for run in report["runs"]}
+
+
+def wrapped(wrap: Callable[[str, Any], Any]) -> Callable[[str, Any], None]:
+    """Return a ``register_event_callback`` that registers ``wrap(run_id, callback)`` instead."""
+    register = llm_callback.register_event_callback
+
+    def registering(run_id: str, callback: Any) -> None:
+        register(run_id, None if callback is None else wrap(run_id, callback))
+
+    return registering
+
+
+def test_concurrent_runs_each_get_their_own_events(result: Any) -> None:
+    """Every event arrives where its script says, and only the cancelled run stops half-way."""
+    status, report = result()
+    assert (status, report["ok"]) == (0, True), report["verdict"]
+    for count in ("foreign", "lost", "extra", "out_of_order"):
+        assert set(by_run(report, count).values()) == {0}
+    assert by_run(report, "delivered") == by_run(report, "expected")
+    states = by_run(report, "state")
+    assert states.pop(VICTIM) == "cancelled"
+    assert set(states.values()) == {"completed"}
+
+
+def test_each_run_has_tools_and_several_dozen_chunks() -> None:
+    """The demo is not a toy: two tool calls and at least four dozen texts, all different."""
+    for run in demo.plan(10):
+        actions = [event.action for event in run.events]
+        assert actions.count("tool_call") == 2
+        assert actions.count("stream") >= 48
+        assert len(set(run.events)) == len(run.events)
+        assert all(run.marker in event.text for event in run.events)
+
+
+def test_the_demo_leaves_nothing_registered(result: Any) -> None:
+    """Afterwards no run has a callback or a checker, whether it completed or was cancelled."""
+    result()
+    for run in demo.plan(RUNS):
+        assert llm_callback.get_event_callback(run.run_id) is None
+        assert llm_callback.get_cancellation_checker(run.run_id) is None
+
+
+def test_events_of_another_run_are_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs whose callbacks are exchanged both have foreign and lost events, the third none."""
+    register = llm_callback.register_event_callback
+    exchanged = {"run-01": "run-02", "run-02": "run-01"}
+    monkeypatch.setattr(
+        llm_callback,
+        "register_event_callback",
+        lambda run_id, callback: register(exchanged.get(run_id, run_id), callback),
+    )
+    status, report = result()
+    assert (status, report["ok"]) == (1, False)
+    foreign, lost = by_run(report, "foreign"), by_run(report, "lost")
+    assert foreign.pop(VICTIM) == lost.pop(VICTIM) == 0
+    assert min(*foreign.values(), *lost.values()) > 0
+    assert report["verdict"].startswith(f"FAILED: {sum(foreign.values())} foreign")
+
+
+def test_all_events_at_one_run_are_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One callback for the whole process is foreign events in one run and lost ones in others."""
+    callbacks: list[Any] = []
+
+    def to_the_first(run_id: str, callback: Any) -> Any:
+        if run_id == "run-01":
+            callbacks.append(callback)
+        return lambda event: callbacks[0](event) if callbacks else None
+
+    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(to_the_first))
+    status, report = result()
+    assert status == 1
+    assert by_run(report, "foreign")["run-01"] > 0
+    assert by_run(report, "lost")["run-02"] == by_run(report, "expected")["run-02"]
+
+
+def test_missing_and_repeated_events_are_found(
+    result: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One event that is left out is one lost; one that comes twice is one extra."""
+
+    def faulty(run_id: str, callback: Any) -> Any:
+        def deliver(event: dict[str, Any]) -> None:
+            text = event["data"].get("content", "")
+            times = {"run-01": 0, "run-02": 2}.get(run_id, 1) if text.startswith("notebook") else 1
+            for _ in range(times):
+                callback(event)
+
+        return deliver
+
+    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(faulty))
+    status, report = result()
+    assert status == 1
+    assert by_run(report, "lost") == {"run-01": 1, "run-02": 0, VICTIM: 0}
+    assert by_run(report, "extra") == {"run-01": 0, "run-02": 1, VICTIM: 0}
+
+
+def test_a_cancel_that_is_not_obeyed_is_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on after its cancel gets extra events, and the verdict names it."""
+    monkeypatch.setattr(llm_callback, "register_cancellation_checker", lambda *_: None)
+    status, report = result()
+    assert status == 1
+    assert f"{VICTIM} is completed, not cancelled" in report["verdict"]
+    assert by_run(report, "extra")[VICTIM] > 0
+
+
+def test_a_cancel_of_another_run_is_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that stops although nobody cancelled it has lost events, and the verdict names it."""
+    register = llm_callback.register_cancellation_checker
+
+    def spreading(run_id: str, checker: Any) -> None:
+        asked = iter(range(50))
+        register(
+            run_id,
+            (lambda: next(asked, None) is None) if checker and run_id == "run-01" else checker,
+        )
+
+    monkeypatch.setattr(llm_callback, "register_cancellation_checker", spreading)
+    status, report = result()
+    assert status == 1
+    assert "run-01 is cancelled, not completed" in report["verdict"]
+    assert by_run(report, "lost")["run-01"] > 0
+
+
+def test_a_run_that_breaks_is_reported_with_its_error(
+    result: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception of one run is in the verdict, and the other runs are as if nothing had been."""
+
+    def breaking(run_id: str, callback: Any) -> Any:
+        def deliver(event: dict[str, Any]) -> None:
+            if run_id == "run-02":
+                raise ConnectionError("the line is dead")
+            callback(event)
+
+        return deliver
+
+    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(breaking))
+    status, report = result()
+    assert status == 1
+    assert "run-02 is failed, not completed: ConnectionError: the line is dead" in report["verdict"]
+    assert by_run(report, "lost")["run-01"] == by_run(report, "lost")[VICTIM] == 0
+
+
+def test_a_run_that_never_ends_is_reported(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the deadline the demo stops what still runs and says so; it does not wait for ever."""
+    monkeypatch.setattr(demo, "_DEADLINE_SECONDS", 0.2)
+
+    def sticking(run_id: str, callback: Any) -> Any:
+        def deliver(event: dict[str, Any]) -> None:
+            callback(event)
+            if run_id == "run-01":
+                # Until the demo gives this run up.
+                assert callback.__self__.cancel.wait(DEADLINE)
+
+        return deliver
+
+    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(sticking))
+    status, report = result()
+    assert status == 1
+    assert "run-01 is cancelled, not completed: stopped by the demo after " in report["verdict"]
+
+
+@given(st.data())
+def test_the_audit_finds_any_change(data: st.DataObject) -> None:
+    """Exactly the expected sequence is clean; a sequence that differs in any way is not."""
+    foreign = Event("run-02", "stream", "word[beef.1]")
+    disguised = EXPECTED[0]._replace(agent_id="run-02")
+    changed = EXPECTED[0]._replace(action="reasoning")
+    delivered = data.draw(st.lists(st.sampled_from([*EXPECTED, foreign, disguised, changed])))
+    found = audit(EXPECTED, delivered, "cafe")
+    assert found.clean == (delivered == EXPECTED)
+    assert found.foreign == delivered.count(foreign) + delivered.count(disguised)
+    assert found.lost == len(set(EXPECTED) - set(delivered))
+
+
+@given(st.permutations(EXPECTED))
+def test_the_audit_finds_any_other_order(delivered: list[Event]) -> None:
+    """The expected events in another order are neither lost nor foreign, but out of order."""
+    found = audit(EXPECTED, delivered, "cafe")
+    assert (found.foreign, found.lost, found.extra) == (0, 0, 0)
+    assert (found.out_of_order == 0) == (delivered == EXPECTED)
+
+
+def test_only_the_noise_of_a_cancel_is_kept_from_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Every other record, also of the same logger, comes out after the display; none is lost."""
+    noise = logging.getLogger("opentelemetry.context")
+    with demo.held_log():
+        other_context = ValueError("<Token> was created in a different Context")
+        noise.error("Failed to detach context", exc_info=other_context)
+        noise.error("Failed to detach context", exc_info=RuntimeError("something else"))
+        logging.getLogger("strands").error("a real error")
+        assert not caplog.records
+    messages = [
+        (record.getMessage(), record.exc_info and record.exc_info[0]) for record in caplog.records
+    ]
+    assert messages == [("Failed to detach context", RuntimeError), ("a real error", None)]
+
+
+def test_a_cancelled_run_leaves_the_screen_clean(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing but the demo's own text is printed, on either stream, though one run is cancelled."""
+    assert demo.main(runs=2, pace=0) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert not caplog.records
+    assert "Traceback" not in out
+    assert "\x1b" not in out
+
+
+def test_a_plain_output_tells_how_each_run_ends_and_ends_with_the_verdict(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A pipe gets lines: one for each end, a row for each run, and the verdict last."""
+    demo.main(runs=RUNS, pace=0)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("completed: " in line for line in lines) == RUNS - 1
+    assert sum(f"{VICTIM} cancelled: " in line for line in lines) == 1
+    assert sum(line.startswith("run-0") for line in lines) == RUNS
+    assert lines[-1].startswith("OK: all ")
+
+
+def test_a_terminal_gets_a_block_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block is drawn over itself, its cursor is hidden and given back, and lines stay lines."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setenv("LINES", "5")
+    out = Terminal()
+    screen = Screen(out)
+    screen.block([("a" * 20, "red"), ("b", None)])
+    screen.block([("c", None)] * 9)
+    screen.end_block()
+    assert out.getvalue() == (
+        f"\x1b[?25l{'a' * 9}\x1b[K\nb\x1b[K\n\x1b[J"
+        "\x1b[2Fc\x1b[K\nc\x1b[K\n... and 7\x1b[K\n\x1b[J"
+        "\x1b[?25h"
+    )
+
+
+def test_a_whole_demo_can_be_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the last picture shows every run at its end, and the cursor comes back."""
+    out = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("sys.stdout", out)
+    assert demo.main(runs=RUNS, pace=0) == 0
+    block, _, rest = out.getvalue().rpartition("\x1b[?25h")
+    last = block.rpartition("F\x1b[")[2]
+    assert "run-01  completed" in last
+    assert f"{VICTIM}  cancelled" in last
+    assert "OK: all " in rest
+
+
+def test_a_table_has_straight_columns() -> None:
+    """Names are to the left and numbers to the right, with nothing after the last column."""
+    assert table(("run", "n"), [("a", "10"), ("long", "5")], left=1) == [
+        "run    n",
+        "a     10",
+        "long   5",
+    ]
+
+
+@pytest.mark.parametrize("runs", ["1", "0", "-3", "201", "ten"])
+def test_a_number_of_runs_that_makes_no_sense_is_refused(
+    runs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command says which numbers it takes, and its status is 2."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", f"--runs={runs}"])
+    assert caught.value.code == 2
+    assert f"'{runs}' is not a number from 2 to 200" in capsys.readouterr().err
+
+
+def test_the_command_passes_its_options_and_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's exit status is the demo's."""
+    calls = []
+    monkeypatch.setattr(demo, "main", lambda **options: calls.append(options) or 1)
+    assert cli.main(["demo"]) == 1
+    assert cli.main(["demo", "--runs", "4", "--json"]) == 1
+    assert calls == [{"runs": 10, "as_json": False}, {"runs": 4, "as_json": True}]
+
+
+def test_ctrl_c_is_the_usual_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends the command with 130 and a word, not with a traceback."""
+
+    def interrupted(**_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "main", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_stops_the_runs() -> None:
+    """A demo that is interrupted cancels what still runs and leaves nothing registered."""
+    runs = demo.plan(RUNS, pace=0.01)
+
+    def interrupt(shown: Any, seconds: float) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    with demo.held_log(), pytest.raises(KeyboardInterrupt):
+        demo.execute(runs, interrupt)
+    assert all(run.state in {"cancelled", "completed", "failed"} for run in runs)
+    assert all(llm_callback.get_event_callback(run.run_id) is None for run in runs)
+
+
+def test_markers_are_never_the_same() -> None:
+    """A foreign event cannot pass as a run's own: all markers of a demo differ."""
+    markers = [run.marker for run in demo.plan(200)]
+    assert len(set(markers)) == len(markers)
+    assert all(len(marker) >= 8 for marker in markers)
+    assert len(_demo_run._TOPICS) >= 10
