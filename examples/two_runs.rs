@@ -1,5 +1,7 @@
 //! Two runs on std threads, ten tokens each; the second is cancelled half way. Run: `cargo run --example two_runs`
 
+#![expect(clippy::print_stdout, reason = "an example shows what happens")]
+
 use llm_callback::{Registry, RunId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -14,7 +16,10 @@ fn agent(registry: &Registry<Callback, Checker>, run: &RunId) -> &'static str {
         if registry.is_cancelled(run) {
             return "cancelled";
         }
-        if registry.emit(run, format!("token {token} of run {run}")).is_err() {
+        if registry
+            .emit(run, format!("token {token} of run {run}"))
+            .is_err()
+        {
             return "lost its listener";
         }
     }
@@ -28,7 +33,8 @@ fn main() {
 
     for (number, run) in runs.iter().enumerate() {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let (sender, cancel): (Mutex<Sender<_>>, _) = (Mutex::new(sender.clone()), Arc::clone(&cancelled));
+        let (sender, cancel): (Mutex<Sender<_>>, _) =
+            (Mutex::new(sender.clone()), Arc::clone(&cancelled));
         let heard_by = run.clone();
         registry.set_callback(
             run.clone(),
@@ -36,10 +42,15 @@ fn main() {
                 if number == 1 && event.starts_with("token 4") {
                     cancel.store(true, Ordering::Release);
                 }
-                let _ = sender.lock().map(|sender| sender.send((heard_by.clone(), event)));
+                let _ = sender
+                    .lock()
+                    .map(|sender| sender.send((heard_by.clone(), event)));
             }),
         );
-        registry.set_checker(run.clone(), Arc::new(move || cancelled.load(Ordering::Acquire)));
+        registry.set_checker(
+            run.clone(),
+            Arc::new(move || cancelled.load(Ordering::Acquire)),
+        );
     }
     drop(sender);
 
@@ -52,6 +63,9 @@ fn main() {
     registry.clear();
 
     let events: Vec<_> = events.iter().collect();
-    let astray = events.iter().filter(|(run, event)| !event.ends_with(&format!("run {run}"))).count();
+    let astray = events
+        .iter()
+        .filter(|(run, event)| !event.ends_with(&format!("run {run}")))
+        .count();
     println!("{} events heard, {astray} astray", events.len());
 }

@@ -36,7 +36,10 @@ struct Slot<C, K> {
 }
 
 impl<C, K> Slot<C, K> {
-    const EMPTY: Self = Self { callback: None, checker: None };
+    const EMPTY: Self = Self {
+        callback: None,
+        checker: None,
+    };
 
     fn is_empty(&self) -> bool {
         self.callback.is_none() && self.checker.is_none()
@@ -78,17 +81,29 @@ impl<C, K> fmt::Debug for Registry<C, K> {
 impl<C, K> Registry<C, K> {
     /// An empty table.
     pub fn new() -> Self {
-        Self { shards: std::array::from_fn(|_| CachePadded::new(RwLock::new(FxHashMap::default()))) }
+        Self {
+            shards: std::array::from_fn(|_| CachePadded::new(RwLock::new(FxHashMap::default()))),
+        }
     }
 
     /// Registers the run's callback and gives back the one it replaces.
     pub fn set_callback(&self, id: RunId, callback: C) -> Option<C> {
-        self.shard(&id).write().entry(id).or_insert(Slot::EMPTY).callback.replace(callback)
+        self.shard(&id)
+            .write()
+            .entry(id)
+            .or_insert(Slot::EMPTY)
+            .callback
+            .replace(callback)
     }
 
     /// Registers the run's cancellation checker and gives back the one it replaces.
     pub fn set_checker(&self, id: RunId, checker: K) -> Option<K> {
-        self.shard(&id).write().entry(id).or_insert(Slot::EMPTY).checker.replace(checker)
+        self.shard(&id)
+            .write()
+            .entry(id)
+            .or_insert(Slot::EMPTY)
+            .checker
+            .replace(checker)
     }
 
     /// Takes the run's callback out of the table.
@@ -164,7 +179,12 @@ impl<C, K> Registry<C, K> {
         let mut ids = Vec::new();
         for shard in &self.shards {
             let slots = shard.read();
-            ids.extend(slots.iter().filter(|(_, slot)| wanted(slot)).map(|(id, _)| id.clone()));
+            ids.extend(
+                slots
+                    .iter()
+                    .filter(|(_, slot)| wanted(slot))
+                    .map(|(id, _)| id.clone()),
+            );
         }
         ids
     }
@@ -172,7 +192,6 @@ impl<C, K> Registry<C, K> {
     fn shard(&self, id: &RunId) -> &Shard<C, K> {
         // The map's own index uses the low bits of the hash and its tags the top seven: take others.
         let hash = FxBuildHasher.hash_one(id);
-        #[expect(clippy::cast_possible_truncation, reason = "only a few bits are used")]
         let bits = (hash >> 32) as usize;
         &self.shards[bits % SHARDS]
     }
@@ -304,7 +323,7 @@ mod tests {
     /// A destructor of a replaced or removed callback may come back in.
     #[test]
     fn destructors_may_come_back_in() {
-        struct OnDrop(Arc<Registry<OnDrop, u8>>);
+        struct OnDrop(Arc<Registry<Self, u8>>);
         impl Drop for OnDrop {
             fn drop(&mut self) {
                 self.0.set_checker(2.into(), 1);
@@ -338,7 +357,11 @@ mod tests {
         for id in 0..1000 {
             registry.set_callback(id.into(), 0);
         }
-        let used = registry.shards.iter().filter(|shard| !shard.read().is_empty()).count();
+        let used = registry
+            .shards
+            .iter()
+            .filter(|shard| !shard.read().is_empty())
+            .count();
         assert_eq!(used, SHARDS);
     }
 }

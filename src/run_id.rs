@@ -48,6 +48,9 @@ mod tests {
     #[test]
     fn kinds_are_apart() {
         assert_ne!(RunId::from(1), RunId::from("1"));
-        assert_eq!(RunId::from(1).to_string(), RunId::from(String::from("1")).to_string());
+        assert_eq!(
+            RunId::from(1).to_string(),
+            RunId::from(String::from("1")).to_string()
+        );
     }
 }

@@ -80,7 +80,12 @@ mod tests {
         });
         counters.count_no_callback();
         counters.count_route();
-        let expected = Stats { emitted: 400, no_callback: 1, route: 1, cancelled: 400 };
+        let expected = Stats {
+            emitted: 400,
+            no_callback: 1,
+            route: 1,
+            cancelled: 400,
+        };
         assert_eq!(counters.stats(), expected);
     }
 }

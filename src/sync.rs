@@ -28,11 +28,15 @@ mod modelled {
         }
 
         pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-            self.0.read().expect("a model that panics has already failed")
+            self.0
+                .read()
+                .expect("a model that panics has already failed")
         }
 
         pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-            self.0.write().expect("a model that panics has already failed")
+            self.0
+                .write()
+                .expect("a model that panics has already failed")
         }
     }
 }

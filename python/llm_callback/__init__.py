@@ -19,9 +19,9 @@ from llm_callback._core import (
     stats,
 )
 from llm_callback._views import (
-    callback_registry as _callback_registry,
-    checker_registry as _checker_registry,
-    current_run_id as _current_run_id,
+    _callback_registry as _callback_registry,
+    _checker_registry as _checker_registry,
+    _current_run_id as _current_run_id,
 )
 from llm_callback.caller import CallerContext
 from llm_callback.context import bind

@@ -1,8 +1,31 @@
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, TypeAlias, TypedDict, type_check_only
 
+from typing_extensions import Never, disjoint_base
+
 from llm_callback.caller import CallerContext
 from llm_callback.enums import EventAction, EventCategory
+
+__all__ = [
+    "LLMCallbackHandler",
+    "_callbacks",
+    "_checkers",
+    "check_cancellation",
+    "clear_current_run_id",
+    "configure",
+    "create_callback_handler",
+    "get_cancellation_checker",
+    "get_current_run_id",
+    "get_event_callback",
+    "get_global_cancellation_checker",
+    "get_global_event_callback",
+    "register_cancellation_checker",
+    "register_event_callback",
+    "set_current_run_id",
+    "set_global_cancellation_checker",
+    "set_global_event_callback",
+    "stats",
+]
 
 _Event: TypeAlias = dict[str, dict[str, Any]]
 _EventCallback: TypeAlias = Callable[[_Event], object]
@@ -40,6 +63,7 @@ def stats() -> _Stats: ...
 def _callbacks() -> dict[Any, _EventCallback]: ...
 def _checkers() -> dict[Any, _CancellationChecker]: ...
 
+@disjoint_base
 class LLMCallbackHandler:
     caller_context: CallerContext
     event_callback: _EventCallback | None
@@ -55,7 +79,7 @@ class LLMCallbackHandler:
         verbose: bool = False,
         run_id: Hashable = None,
     ) -> None: ...
-    def __call__(self, **kwargs: Any) -> None: ...
+    def __call__(self, *args: Never, **kwargs: Any) -> None: ...
     def _emit_event(
         self,
         callback: _EventCallback,
@@ -63,8 +87,6 @@ class LLMCallbackHandler:
         action: EventAction,
         data: dict[str, Any],
     ) -> None: ...
-    def __getattr__(self, name: str) -> Any: ...
-    def __setattr__(self, name: str, value: Any) -> None: ...
 
 def create_callback_handler(
     caller_context: CallerContext,

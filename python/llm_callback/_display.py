@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal, TextIO, TypeAlias
 
-Colour = Literal["green", "yellow", "red", "dim"]
+    _Colour: TypeAlias = Literal["green", "yellow", "red", "dim"]
 
-_CODES: dict[Colour, str] = {"green": "32", "yellow": "33", "red": "31", "dim": "2"}
+_CODES: dict[_Colour, str] = {"green": "32", "yellow": "33", "red": "31", "dim": "2"}
 
 
 class Screen:
@@ -32,7 +33,7 @@ class Screen:
         """How many characters a line of a block can have."""
         return shutil.get_terminal_size().columns - 1
 
-    def paint(self, text: str, colour: Colour | None) -> str:
+    def paint(self, text: str, colour: _Colour | None) -> str:
         """Return ``text`` in a colour, where the output has colours."""
         if colour is None or not self._colours:
             return text
@@ -43,11 +44,11 @@ class Screen:
         full = min(width, width * done // max(1, total))
         return self._full * full + self._empty * (width - full)
 
-    def line(self, text: str = "", colour: Colour | None = None) -> None:
+    def line(self, text: str = "", colour: _Colour | None = None) -> None:
         """Write a line that stays."""
         self._write(self.paint(text, colour) + "\n")
 
-    def block(self, lines: Sequence[tuple[str, Colour | None]]) -> None:
+    def block(self, lines: Sequence[tuple[str, _Colour | None]]) -> None:
         """Draw the block of lines, over the one before; only for a ``live`` screen.
 
         Lines are cut at the terminal's width, and the block at its height, because a terminal

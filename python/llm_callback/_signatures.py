@@ -4,7 +4,7 @@ A call that does not fit is repeated here, so that its TypeError has the very wo
 a Python function of that name. Imported only when that happens.
 """
 
-# ruff: noqa: ANN001, ANN003, ANN201, ANN204, ARG001, ARG002, D, FBT002
+# mypy: allow-untyped-defs, allow-untyped-calls
 
 
 def register_event_callback(run_id, callback): ...

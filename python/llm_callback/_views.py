@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from threading import get_ident
 
-from llm_callback import _core
+from llm_callback._core import _callbacks, _checkers, get_current_run_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class _View(Mapping["Hashable", "Any"]):
 
 
 def _current() -> dict[int, Any]:
-    run_id = _core.get_current_run_id()
+    run_id = get_current_run_id()
     return {} if run_id is None else {get_ident(): run_id}
 
 
-callback_registry: Mapping[Hashable, Callable[..., object]] = _View(_core._callbacks)
-checker_registry: Mapping[Hashable, Callable[..., object]] = _View(_core._checkers)
-current_run_id: Mapping[int, Hashable] = _View(_current)
+_callback_registry: Mapping[Hashable, Callable[..., object]] = _View(_callbacks)
+_checker_registry: Mapping[Hashable, Callable[..., object]] = _View(_checkers)
+_current_run_id: Mapping[Hashable, Hashable] = _View(_current)

@@ -63,4 +63,5 @@ class CallerContext:
         return f"[Agent: {self.agent_id}]"
 
     def _plain_type(self) -> str:
-        return self.agent_type.value if isinstance(self.agent_type, AgentType) else self.agent_type
+        own = isinstance(self.agent_type, AgentType)
+        return str(self.agent_type.value) if own else self.agent_type

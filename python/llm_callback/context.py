@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    F = TypeVar("F", bound=Callable[..., Any])
+    _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def bind(function: F) -> F:
+def bind(function: _F) -> _F:
     """Return ``function`` wrapped to run under the run that is current now.
 
     Use it for what is handed to a thread or a pool: a thread has no current run of its own, and one that it only

@@ -24,9 +24,9 @@ from llm_callback._display import Screen, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from llm_callback._display import Colour
+    from llm_callback._display import _Colour
 
-    Show = Callable[[Sequence[DemoRun], float], None]
+    _Show = Callable[[Sequence[DemoRun], float], None]
 
 _DEADLINE_SECONDS = 90.0
 _STOP_SECONDS = 5.0
@@ -43,7 +43,7 @@ _HEAD = (
     "out of order",
     "time",
 )
-_COLOURS: dict[str, Colour] = {"completed": "green", "cancelled": "yellow", "failed": "red"}
+_COLOURS: dict[str, _Colour] = {"completed": "green", "cancelled": "yellow", "failed": "red"}
 
 
 def main(*, runs: int = 10, as_json: bool = False, pace: float = _PACE_SECONDS) -> int:
@@ -55,7 +55,7 @@ def main(*, runs: int = 10, as_json: bool = False, pace: float = _PACE_SECONDS) 
     screen = Screen(sys.stdout)
     demo_runs = plan(runs, pace)
     if as_json:
-        show: Show = _show_nothing
+        show: _Show = _show_nothing
     else:
         screen.line(
             f"{runs} strands agents at once, each with its own secret marker in every text; "
@@ -89,7 +89,7 @@ def plan(runs: int, pace: float = _PACE_SECONDS) -> list[DemoRun]:
     ]
 
 
-def execute(runs: Sequence[DemoRun], show: Show) -> float:
+def execute(runs: Sequence[DemoRun], show: _Show) -> float:
     """Run them all, started together, and return how many seconds it took.
 
     ``show(runs, seconds)`` is called ten times a second on this thread, and once at the end. A run
@@ -183,12 +183,12 @@ def _victim(runs: Sequence[DemoRun]) -> DemoRun:
 
 
 def _show_nothing(runs: Sequence[DemoRun], seconds: float) -> None:
-    """Show no progress."""
+    """_Show no progress."""
 
 
-def _show_live(screen: Screen) -> Show:
+def _show_live(screen: Screen) -> _Show:
     def show(runs: Sequence[DemoRun], seconds: float) -> None:
-        lines: list[tuple[str, Colour | None]] = []
+        lines: list[tuple[str, _Colour | None]] = []
         for run in runs:
             done, total = len(run.delivered), len(run.events)
             bar = screen.bar(done, total, 20)
@@ -201,7 +201,7 @@ def _show_live(screen: Screen) -> Show:
     return show
 
 
-def _show_lines(screen: Screen) -> Show:
+def _show_lines(screen: Screen) -> _Show:
     told: dict[str, str] = {}
     next_tick = 1.0
 
@@ -224,7 +224,7 @@ def _show_lines(screen: Screen) -> Show:
 
 def _show_table(screen: Screen, runs: Sequence[DemoRun]) -> None:
     rows = []
-    colours: list[Colour | None] = ["dim"]
+    colours: list[_Colour | None] = ["dim"]
     for run in runs:
         audit = run.audit()
         counts = (audit.expected, audit.delivered, audit.foreign, audit.lost, audit.extra)

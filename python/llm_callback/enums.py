@@ -1,9 +1,23 @@
 """The words of an event: who speaks, of what, and what happened."""
 
+from __future__ import annotations
+
 from enum import Enum
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class AgentType(str, Enum):
+
+class _Word(str, Enum):
+    """An enum whose members are plain words; called, it finds the member of a value."""
+
+    if TYPE_CHECKING:
+
+        def __new__(cls, value: object) -> Self: ...
+
+
+class AgentType(_Word):
     """The place of an agent in its hierarchy."""
 
     GLOBAL_SUPERVISOR = "global_supervisor"
@@ -11,7 +25,7 @@ class AgentType(str, Enum):
     WORKER = "worker"
 
 
-class EventCategory(str, Enum):
+class EventCategory(_Word):
     """What an event is about."""
 
     LIFECYCLE = "lifecycle"
@@ -21,7 +35,7 @@ class EventCategory(str, Enum):
     AGENT = "agent"
 
 
-class EventAction(str, Enum):
+class EventAction(_Word):
     """What happened; which actions belong to which category is a convention, not enforced."""
 
     STARTED = "started"

@@ -47,14 +47,14 @@ from llm_callback._script import (
 try:
     from strands.event_loop.streaming import process_stream
     from strands.models import Model
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     # A module that is missing *inside* an installed strands is another problem; keep its own words.
-    if (error.name or "").partition(".")[0] != "strands":
+    if (_error.name or "").partition(".")[0] != "strands":
         raise
     raise ImportError(
         'llm_callback.testing needs strands-agents: pip install "llm-callback[strands]"',
         name="strands",
-    ) from error
+    ) from _error
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from strands.types.streaming import ContentBlockDelta, StreamEvent
     from strands.types.tools import ToolChoice, ToolSpec
 
-    T = TypeVar("T", bound=BaseModel)
+    _T = TypeVar("_T", bound=BaseModel)
 
 __all__ = [
     "Fail",
@@ -186,11 +186,11 @@ class ScriptedModel(Model):
 
     async def structured_output(
         self,
-        output_model: type[T],
+        output_model: type[_T],
         prompt: Messages,
         system_prompt: str | None = None,
         **kwargs: Any,
-    ) -> AsyncGenerator[dict[str, T | Any], None]:
+    ) -> AsyncGenerator[dict[str, _T | Any], None]:
         """Play the next turn and give it as ``output_model``; strands calls this.
 
         The turn must hold either a ``ToolCall`` with the model's class name, whose input is the

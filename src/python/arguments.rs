@@ -7,8 +7,8 @@
 //! convention.
 
 use pyo3::exceptions::PyTypeError;
-use pyo3::{Borrowed, prelude::*};
 use pyo3::types::{PyDict, PyTuple};
+use pyo3::{Borrowed, prelude::*};
 use std::convert::Infallible;
 
 /// An argument that may be absent, which `None` does not say.
@@ -16,6 +16,15 @@ use std::convert::Infallible;
 pub(super) enum Arg<'a, 'py> {
     Missing,
     Given(Borrowed<'a, 'py, PyAny>),
+}
+
+impl Arg<'_, '_> {
+    pub(super) fn or_else(self, default: impl FnOnce() -> Py<PyAny>) -> Py<PyAny> {
+        match self {
+            Self::Given(object) => (*object).clone().unbind(),
+            Self::Missing => default(),
+        }
+    }
 }
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Arg<'a, 'py> {
@@ -39,9 +48,16 @@ pub(super) fn require<'a, 'py, const N: usize>(
     rest: &Bound<'py, PyTuple>,
     extra: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<[Borrowed<'a, 'py, PyAny>; N]> {
-    let fits = rest.is_empty() && extra.is_none_or(|extra| extra.is_empty());
+    let fits = rest.is_empty() && extra.is_none_or(PyDictMethods::is_empty);
     if !fits || given.iter().any(|(_, arg)| matches!(arg, Arg::Missing)) {
-        return Err(mismatch(py, name, receiver, given.iter().chain(optional), rest, extra));
+        return Err(mismatch(
+            py,
+            name,
+            receiver,
+            given.iter().chain(optional),
+            rest,
+            extra,
+        ));
     }
     Ok(given.map(|(_, arg)| match arg {
         Arg::Given(object) => object,
@@ -82,7 +98,9 @@ where
         }
         args.extend(rest);
         function.call(PyTuple::new(py, args)?, Some(&kwargs))?;
-        Ok(PyTypeError::new_err(format!("{name}() was called with arguments that do not fit")))
+        Ok(PyTypeError::new_err(format!(
+            "{name}() was called with arguments that do not fit"
+        )))
     };
     repeat().unwrap_or_else(|error| error)
 }

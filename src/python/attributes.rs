@@ -58,12 +58,19 @@ pub(super) struct Inline {
 impl Inline {
     /// None if it is the buffer, which nobody has asked for yet.
     fn get(&self, py: Python<'_>, attribute: Attribute) -> Option<Py<PyAny>> {
-        self.first_six.get(attribute as usize).or(self.buffer.as_ref()).map(|value| value.clone_ref(py))
+        self.first_six
+            .get(attribute as usize)
+            .or(self.buffer.as_ref())
+            .map(|value| value.clone_ref(py))
     }
 
     fn into_values(self, py: Python<'_>) -> impl Iterator<Item = (Attribute, Py<PyAny>)> {
-        let buffer = self.buffer.unwrap_or_else(|| PyList::empty(py).into_any().unbind());
-        Attribute::ALL.into_iter().zip(self.first_six.into_iter().chain([buffer]))
+        let buffer = self
+            .buffer
+            .unwrap_or_else(|| PyList::empty(py).into_any().unbind());
+        Attribute::ALL
+            .into_iter()
+            .zip(self.first_six.into_iter().chain([buffer]))
     }
 
     /// Gives back what was there.
@@ -112,7 +119,10 @@ impl Attributes {
     }
 
     /// Reads an own attribute.
-    pub(super) fn get<'py>(handler: &Bound<'py, PyHandler>, attribute: Attribute) -> PyResult<Bound<'py, PyAny>> {
+    pub(super) fn get<'py>(
+        handler: &Bound<'py, PyHandler>,
+        attribute: Attribute,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let py = handler.py();
         if is_plain(handler) {
             let state = &handler.get().attributes.0;
@@ -134,7 +144,9 @@ impl Attributes {
             }
         }
         let name = attribute.name(py);
-        Self::dict(handler)?.get_item(name)?.ok_or_else(|| missing(handler, name))
+        Self::dict(handler)?
+            .get_item(name)?
+            .ok_or_else(|| missing(handler, name))
     }
 
     /// Sets an own attribute.
@@ -207,7 +219,10 @@ impl Attributes {
         // object that is not traversed is only taken for alive.
         match self.0.try_lock().as_deref() {
             Some(State::Inline(inline)) => {
-                inline.first_six.iter().try_for_each(|value| visit.call(value))?;
+                inline
+                    .first_six
+                    .iter()
+                    .try_for_each(|value| visit.call(value))?;
                 visit.call(&inline.buffer)
             }
             Some(State::Dict(dict)) => visit.call(dict),
@@ -227,18 +242,28 @@ pub(super) fn is_plain(handler: &Bound<'_, PyHandler>) -> bool {
 }
 
 fn missing(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyErr {
-    let class = handler.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string());
+    let class = handler
+        .get_type()
+        .name()
+        .map_or_else(|_| "object".to_owned(), |name| name.to_string());
     PyAttributeError::new_err(format!("'{class}' object has no attribute '{name}'"))
 }
 
 fn delete(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyResult<()> {
     Attributes::dict(handler)?.del_item(name).map_err(|error| {
-        if error.is_instance_of::<PyKeyError>(handler.py()) { missing(handler, name) } else { error }
+        if error.is_instance_of::<PyKeyError>(handler.py()) {
+            missing(handler, name)
+        } else {
+            error
+        }
     })
 }
 
 /// The dict that an object of a subclass has, unless the subclass forgoes it with `__slots__`.
-#[expect(unsafe_code, reason = "CPython's own accessor, which PyO3 does not wrap")]
+#[expect(
+    unsafe_code,
+    reason = "CPython's own accessor, which PyO3 does not wrap"
+)]
 fn subclass_dict<'py>(handler: &Bound<'py, PyHandler>) -> PyResult<Option<Bound<'py, PyDict>>> {
     if is_plain(handler) {
         return Ok(None);
@@ -257,8 +282,14 @@ fn subclass_dict<'py>(handler: &Bound<'py, PyHandler>) -> PyResult<Option<Bound<
 
 #[pymethods]
 impl PyHandler {
-    #[expect(unsafe_code, reason = "CPython's own accessor, which PyO3 does not wrap")]
-    fn __getattribute__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    #[expect(
+        unsafe_code,
+        reason = "CPython's own accessor, which PyO3 does not wrap"
+    )]
+    fn __getattribute__<'py>(
+        slf: &Bound<'py, Self>,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(value) = Attributes::further(slf, name)? {
             return Ok(value);
         }
@@ -270,11 +301,18 @@ impl PyHandler {
     }
 
     /// Where `__getattribute__` found nothing.
-    fn __getattr__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    fn __getattr__<'py>(
+        slf: &Bound<'py, Self>,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         Err(missing(slf, name))
     }
 
-    fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         match generic_set(slf, name, Some(value)) {
             // The class has nothing of that name that can be set, and a plain object no dict that CPython knows of.
             Err(error) if error.is_instance_of::<PyAttributeError>(slf.py()) && is_plain(slf) => {
@@ -308,13 +346,16 @@ impl PyHandler {
 }
 
 /// `object.__setattr__`, or `object.__delattr__` where there is no value.
-#[expect(unsafe_code, reason = "CPython's own accessor, which PyO3 does not wrap")]
+#[expect(
+    unsafe_code,
+    reason = "CPython's own accessor, which PyO3 does not wrap"
+)]
 fn generic_set(
     handler: &Bound<'_, PyHandler>,
     name: &Bound<'_, PyString>,
     value: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let value = value.map_or(ptr::null_mut(), |value| value.as_ptr());
+    let value = value.map_or(ptr::null_mut(), Bound::as_ptr);
     // SAFETY: the thread is attached and the objects are alive; a null value means to delete.
     if unsafe { ffi::PyObject_GenericSetAttr(handler.as_ptr(), name.as_ptr(), value) } == 0 {
         Ok(())

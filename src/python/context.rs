@@ -18,15 +18,21 @@ struct CurrentRun {
     thread: ThreadId,
 }
 
-fn new_variable<'py>(py: Python<'py>, name: &str) -> PyResult<Py<PyAny>> {
+fn new_variable(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
     let options = PyDict::new(py);
     options.set_item("default", py.None())?;
-    Ok(py.import("contextvars")?.getattr("ContextVar")?.call((name,), Some(&options))?.unbind())
+    Ok(py
+        .import("contextvars")?
+        .getattr("ContextVar")?
+        .call((name,), Some(&options))?
+        .unbind())
 }
 
 fn variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static VARIABLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(VARIABLE.get_or_try_init(py, || new_variable(py, "llm_callback_current_run"))?.bind(py))
+    Ok(VARIABLE
+        .get_or_try_init(py, || new_variable(py, "llm_callback_current_run"))?
+        .bind(py))
 }
 
 /// The run of the calling context, if one is known.
@@ -64,12 +70,19 @@ fn threads_inherit(py: Python<'_>) -> PyResult<bool> {
 fn is_inherited(py: Python<'_>) -> PyResult<bool> {
     static PROBE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let thread = py.import("threading")?.call_method0("current_thread")?;
-    let Some(first) = thread.getattr_opt("_context")?.filter(|context| !context.is_none()) else {
+    let Some(first) = thread
+        .getattr_opt("_context")?
+        .filter(|context| !context.is_none())
+    else {
         return Ok(false);
     };
-    let probe = PROBE.get_or_try_init(py, || new_variable(py, "llm_callback_probe"))?.bind(py);
+    let probe = PROBE
+        .get_or_try_init(py, || new_variable(py, "llm_callback_probe"))?
+        .bind(py);
     let token = probe.call_method1("set", (true,))?;
-    let seen = first.call_method1("get", (probe,)).and_then(|seen| seen.is_truthy());
+    let seen = first
+        .call_method1("get", (probe,))
+        .and_then(|seen| seen.is_truthy());
     probe.call_method1("reset", (token,))?;
     seen
 }
@@ -85,7 +98,15 @@ pub(super) fn set_current_run_id<'py>(
     run_id: Arg<'_, 'py>,
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<()> {
-    let [run_id] = require(py, "set_current_run_id", None, [("run_id", run_id)], &[], rest, None)?;
+    let [run_id] = require(
+        py,
+        "set_current_run_id",
+        None,
+        [("run_id", run_id)],
+        &[],
+        rest,
+        None,
+    )?;
     set_current(&run_id)
 }
 
@@ -96,7 +117,13 @@ fn set_current(run_id: &Bound<'_, PyAny>) -> PyResult<()> {
         variable(py)?.call_method1(set, (py.None(),))?;
     } else {
         let run_id = run_id.clone().unbind();
-        let value = Bound::new(py, CurrentRun { run_id, thread: std::thread::current().id() })?;
+        let value = Bound::new(
+            py,
+            CurrentRun {
+                run_id,
+                thread: std::thread::current().id(),
+            },
+        )?;
         variable(py)?.call_method1(set, (value,))?;
     }
     Ok(())
@@ -136,7 +163,15 @@ pub(super) fn set_global_event_callback<'py>(
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<()> {
     let given = [("callback", callback)];
-    let [callback] = require(py, "set_global_event_callback", None, given, &[], rest, None)?;
+    let [callback] = require(
+        py,
+        "set_global_event_callback",
+        None,
+        given,
+        &[],
+        rest,
+        None,
+    )?;
     set_for_current(py, Entry::Callback, callback)
 }
 
@@ -160,7 +195,15 @@ pub(super) fn set_global_cancellation_checker<'py>(
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<()> {
     let given = [("checker", checker)];
-    let [checker] = require(py, "set_global_cancellation_checker", None, given, &[], rest, None)?;
+    let [checker] = require(
+        py,
+        "set_global_cancellation_checker",
+        None,
+        given,
+        &[],
+        rest,
+        None,
+    )?;
     set_for_current(py, Entry::Checker, checker)
 }
 
@@ -171,7 +214,15 @@ pub(super) fn get_global_cancellation_checker<'py>(
     py: Python<'py>,
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let [] = require(py, "get_global_cancellation_checker", None, [], &[], rest, None)?;
+    let [] = require(
+        py,
+        "get_global_cancellation_checker",
+        None,
+        [],
+        &[],
+        rest,
+        None,
+    )?;
     get_for_current(py, Entry::Checker)
 }
 
@@ -180,10 +231,7 @@ pub(super) fn get_global_cancellation_checker<'py>(
 /// Calls the checker on this thread, with no lock held; what it raises passes through. Thread-safe, re-entrant.
 #[pyfunction]
 #[pyo3(signature = (*rest), text_signature = "()")]
-pub(super) fn check_cancellation<'py>(
-    py: Python<'py>,
-    rest: &Bound<'py, PyTuple>,
-) -> PyResult<()> {
+pub(super) fn check_cancellation<'py>(py: Python<'py>, rest: &Bound<'py, PyTuple>) -> PyResult<()> {
     let [] = require(py, "check_cancellation", None, [], &[], rest, None)?;
     match current(py)? {
         Some(run_id) => raise_if_cancelled(&run_id, &RunKey::new(&run_id)?),

@@ -26,9 +26,15 @@ enum Listener<'py> {
 }
 
 /// Calls the handler with the framework's keyword arguments.
-pub(super) fn call<'py>(handler: &Bound<'py, PyHandler>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<()> {
+pub(super) fn call<'py>(
+    handler: &Bound<'py, PyHandler>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<()> {
     let py = handler.py();
-    let call = Call { handler, plain: is_plain(handler) };
+    let call = Call {
+        handler,
+        plain: is_plain(handler),
+    };
     let listener = call.choose()?;
     let Some(kwargs) = kwargs else { return Ok(()) };
 
@@ -50,10 +56,15 @@ pub(super) fn call<'py>(handler: &Bound<'py, PyHandler>, kwargs: Option<&Bound<'
 }
 
 /// Asks the run's checker, if it has one, and raises `RunCancelled` if it says so.
-pub(super) fn raise_if_cancelled<'py>(run_id: &Bound<'py, PyAny>, key: &RunKey<'py>) -> PyResult<()> {
+pub(super) fn raise_if_cancelled<'py>(
+    run_id: &Bound<'py, PyAny>,
+    key: &RunKey<'py>,
+) -> PyResult<()> {
     static RUN_CANCELLED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = run_id.py();
-    let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else { return Ok(()) };
+    let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else {
+        return Ok(());
+    };
     if !checker.call0()?.is_truthy()? {
         return Ok(());
     }
@@ -62,7 +73,7 @@ pub(super) fn raise_if_cancelled<'py>(run_id: &Bound<'py, PyAny>, key: &RunKey<'
     Err(PyErr::from_value(class.call1((run_id,))?))
 }
 
-fn truthy<'py>(value: Option<Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyAny>>> {
+fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
     match value {
         Some(value) if value.is_truthy()? => Ok(Some(value)),
         _ => Ok(None),
@@ -84,7 +95,11 @@ impl<'py> Call<'_, 'py> {
             Target::Context(current) => run_id = current,
             Target::Disagreement => return Ok(Listener::Refused),
         }
-        let key = if run_id.is_none() { None } else { Some(RunKey::new(&run_id)?) };
+        let key = if run_id.is_none() {
+            None
+        } else {
+            Some(RunKey::new(&run_id)?)
+        };
         if let Some(key) = &key {
             raise_if_cancelled(&run_id, key)?;
         }
@@ -134,15 +149,21 @@ impl<'py> Call<'_, 'py> {
             Ok(tool) => tool.get_item(intern!(py, "name"))?,
             Err(_) => Some(tool.call_method1(intern!(py, "get"), (intern!(py, "name"),))?),
         };
-        let Some(name) = truthy(name)? else { return Ok(()) };
+        let Some(name) = truthy(name)? else {
+            return Ok(());
+        };
         if !self.get(Attribute::PreviousToolUse)?.ne(&tool)? {
             return Ok(());
         }
         self.set(Attribute::PreviousToolUse, tool)?;
-        self.set(Attribute::ToolCount, self.get(Attribute::ToolCount)?.add(1)?)?;
+        self.set(
+            Attribute::ToolCount,
+            self.get(Attribute::ToolCount)?.add(1)?,
+        )?;
         let count = self.get(Attribute::ToolCount)?;
         if self.verbose()? {
-            let line = intern!(py, "\nTool #{}: {}").call_method1(intern!(py, "format"), (&count, &name))?;
+            let line = intern!(py, "\nTool #{}: {}")
+                .call_method1(intern!(py, "format"), (&count, &name))?;
             print(&line, None)?;
         }
         if let Some(callback) = truthy_callback(listener)? {
@@ -171,20 +192,39 @@ impl<'py> Call<'_, 'py> {
     fn remember(&self, data: &Bound<'py, PyAny>) -> PyResult<()> {
         let buffer = self.get(Attribute::Buffer)?;
         let Ok(list) = buffer.cast_exact::<PyList>() else {
-            return buffer.call_method1(intern!(self.handler.py(), "append"), (data,)).map(drop);
+            return buffer
+                .call_method1(intern!(self.handler.py(), "append"), (data,))
+                .map(drop);
         };
         list.append(data)?;
-        if list.len() > BUFFER_LIMIT { list.del_slice(0, BUFFER_LIMIT / 2) } else { Ok(()) }
+        if list.len() > BUFFER_LIMIT {
+            list.del_slice(0, BUFFER_LIMIT / 2)
+        } else {
+            Ok(())
+        }
     }
 
-    fn emit(&self, callback: &Bound<'py, PyAny>, kind: Kind, data: &Bound<'py, PyDict>) -> PyResult<()> {
-        if self.plain && Attributes::further(self.handler, intern!(self.handler.py(), "_emit_event"))?.is_none() {
+    fn emit(
+        &self,
+        callback: &Bound<'py, PyAny>,
+        kind: Kind,
+        data: &Bound<'py, PyDict>,
+    ) -> PyResult<()> {
+        if self.plain
+            && Attributes::further(self.handler, intern!(self.handler.py(), "_emit_event"))?
+                .is_none()
+        {
             let context = self.get(Attribute::CallerContext)?;
             return deliver(callback, &event::of_kind(&context, kind, data)?);
         }
         let py = self.handler.py();
         let (category, action) = kind.members(py)?;
-        self.handler.call_method1(intern!(py, "_emit_event"), (callback, category, action, data)).map(drop)
+        self.handler
+            .call_method1(
+                intern!(py, "_emit_event"),
+                (callback, category, action, data),
+            )
+            .map(drop)
     }
 
     fn verbose(&self) -> PyResult<bool> {
@@ -203,19 +243,25 @@ impl<'py> Call<'_, 'py> {
         if self.plain {
             Attributes::set(self.handler, attribute, value)
         } else {
-            self.handler.setattr(attribute.name(self.handler.py()), value)
+            self.handler
+                .setattr(attribute.name(self.handler.py()), value)
         }
     }
 }
 
 /// Hands the event to the callback, on this thread and with no lock held.
-pub(super) fn deliver<'py>(callback: &Bound<'py, PyAny>, event: &Bound<'py, PyDict>) -> PyResult<()> {
+pub(super) fn deliver<'py>(
+    callback: &Bound<'py, PyAny>,
+    event: &Bound<'py, PyDict>,
+) -> PyResult<()> {
     COUNTERS.count_emitted();
     callback.call1((event,)).map(drop)
 }
 
 /// The callback, unless it is false; without one the event is counted as dropped.
-fn truthy_callback<'a, 'py>(listener: &'a Listener<'py>) -> PyResult<Option<&'a Bound<'py, PyAny>>> {
+fn truthy_callback<'a, 'py>(
+    listener: &'a Listener<'py>,
+) -> PyResult<Option<&'a Bound<'py, PyAny>>> {
     match listener {
         Listener::Callback(callback) if callback.is_truthy()? => return Ok(Some(callback)),
         Listener::Callback(_) | Listener::Nobody => COUNTERS.count_no_callback(),
@@ -224,7 +270,7 @@ fn truthy_callback<'a, 'py>(listener: &'a Listener<'py>) -> PyResult<Option<&'a 
     Ok(None)
 }
 
-fn content<'py>(content: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+fn content(content: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyDict>> {
     let py = content.py();
     let data = PyDict::new(py);
     data.set_item(intern!(py, "content"), content)?;
@@ -232,7 +278,10 @@ fn content<'py>(content: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
 }
 
 /// Whether `data.strip()` has nothing left.
-#[expect(unsafe_code, reason = "a str's own memory: UTF-8 would copy it, and has no lone surrogates")]
+#[expect(
+    unsafe_code,
+    reason = "a str's own memory: UTF-8 would copy it, and has no lone surrogates"
+)]
 fn is_blank(data: &Bound<'_, PyAny>) -> PyResult<bool> {
     let Ok(text) = data.cast_exact::<PyString>() else {
         return Ok(data.call_method0(intern!(data.py(), "strip"))?.len()? == 0);
@@ -253,7 +302,9 @@ fn is_space(code_point: u32) -> bool {
 /// Python's `print`, with everything that a host may have put in its place.
 fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
     let py = value.py();
-    let print = py.import(intern!(py, "builtins"))?.getattr(intern!(py, "print"))?;
+    let print = py
+        .import(intern!(py, "builtins"))?
+        .getattr(intern!(py, "print"))?;
     let options = PyDict::new(py);
     if let Some(end) = end {
         options.set_item(intern!(py, "end"), end)?;

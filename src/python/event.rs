@@ -76,7 +76,11 @@ pub(super) fn of_members<'py>(
     let py = context.py();
     let source = source(context)?;
     let value = intern!(py, "value");
-    assemble(&source, &word(py, &category.getattr(value)?, &action.getattr(value)?)?, data)
+    assemble(
+        &source,
+        &word(py, &category.getattr(value)?, &action.getattr(value)?)?,
+        data,
+    )
 }
 
 fn assemble<'py>(
@@ -98,12 +102,19 @@ fn assemble<'py>(
 fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static CONTEXT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = context.py();
-    if !context.get_type().is(CONTEXT.import(py, "llm_callback.caller", "CallerContext")?) {
+    if !context
+        .get_type()
+        .is(CONTEXT.import(py, "llm_callback.caller", "CallerContext")?)
+    {
         return context.call_method0(intern!(py, "to_source_dict"));
     }
     let source = PyDict::new(py);
-    for name in [intern!(py, "agent_id"), intern!(py, "agent_type"), intern!(py, "agent_name"), intern!(py, "team_name")]
-    {
+    for name in [
+        intern!(py, "agent_id"),
+        intern!(py, "agent_type"),
+        intern!(py, "agent_name"),
+        intern!(py, "team_name"),
+    ] {
         source.set_item(name, context.getattr(name)?)?;
     }
     let agent_type = intern!(py, "agent_type");
@@ -114,17 +125,26 @@ fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 }
 
 /// The value of an `AgentType`, as a plain str; None for anything else.
-fn plain_agent_type<'py>(agent_type: &Bound<'py, PyAny>) -> PyResult<Option<&'py Bound<'py, PyAny>>> {
+fn plain_agent_type<'py>(
+    agent_type: &Bound<'py, PyAny>,
+) -> PyResult<Option<&'py Bound<'py, PyAny>>> {
     static MEMBERS: PyOnceLock<Vec<(Py<PyAny>, Py<PyAny>)>> = PyOnceLock::new();
     let py = agent_type.py();
     let members = MEMBERS.get_or_try_init(py, || {
         let mut members = Vec::new();
-        for member in py.import("llm_callback.enums")?.getattr("AgentType")?.try_iter()? {
+        for member in py
+            .import("llm_callback.enums")?
+            .getattr("AgentType")?
+            .try_iter()?
+        {
             let member = member?;
             let value = member.getattr("value")?.unbind();
             members.push((member.unbind(), value));
         }
         PyResult::Ok(members)
     })?;
-    Ok(members.iter().find(|(member, _)| agent_type.is(member)).map(|(_, value)| value.bind(py)))
+    Ok(members
+        .iter()
+        .find(|(member, _)| agent_type.is(member))
+        .map(|(_, value)| value.bind(py)))
 }

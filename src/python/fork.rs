@@ -16,6 +16,9 @@ pub(super) fn install(py: Python<'_>) -> PyResult<()> {
         return Ok(());
     };
     let hooks = PyDict::new(py);
-    hooks.set_item("after_in_child", wrap_pyfunction!(forget_the_parents_runs, py)?)?;
+    hooks.set_item(
+        "after_in_child",
+        wrap_pyfunction!(forget_the_parents_runs, py)?,
+    )?;
     register.call((), Some(&hooks)).map(drop)
 }

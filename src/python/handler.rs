@@ -32,7 +32,8 @@ pub(super) struct PyHandler {
 }
 
 impl PyHandler {
-    fn new(
+    /// The attributes that `__init__` gives.
+    fn initial(
         caller_context: Borrowed<'_, '_, PyAny>,
         event_callback: Arg<'_, '_>,
         verbose: Arg<'_, '_>,
@@ -40,20 +41,21 @@ impl PyHandler {
     ) -> PyResult<Inline> {
         static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = caller_context.py();
-        let zero = ZERO.get_or_try_init(py, || PyResult::Ok(0_u8.into_pyobject(py)?.into_any().unbind()))?;
-        let or = |arg: Arg<'_, '_>, default: fn(Python<'_>) -> Py<PyAny>| match arg {
-            Arg::Given(object) => (*object).to_owned().unbind(),
-            Arg::Missing => default(py),
-        };
+        let zero = ZERO.get_or_try_init(py, || {
+            PyResult::Ok(0_u8.into_pyobject(py)?.into_any().unbind())
+        })?;
         let first_six = [
-            (*caller_context).to_owned().unbind(),
-            or(event_callback, |py| py.None()),
-            or(verbose, |py| PyBool::new(py, false).to_owned().into_any().unbind()),
-            or(run_id, |py| py.None()),
+            (*caller_context).clone().unbind(),
+            event_callback.or_else(|| py.None()),
+            verbose.or_else(|| PyBool::new(py, false).to_owned().into_any().unbind()),
+            run_id.or_else(|| py.None()),
             zero.clone_ref(py),
             py.None(),
         ];
-        Ok(Inline { first_six, buffer: None })
+        Ok(Inline {
+            first_six,
+            buffer: None,
+        })
     }
 }
 
@@ -65,7 +67,9 @@ impl PyHandler {
         text_signature = "(caller_context, event_callback=None, verbose=False, run_id=None)"
     )]
     fn __new__(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { attributes: Attributes::unset() }
+        Self {
+            attributes: Attributes::unset(),
+        }
     }
 
     #[pyo3(signature = (
@@ -83,10 +87,24 @@ impl PyHandler {
     ) -> PyResult<()> {
         let py = slf.py();
         let given = [("caller_context", caller_context)];
-        let optional = [("event_callback", event_callback), ("verbose", verbose), ("run_id", run_id)];
-        let [caller_context] =
-            require(py, "LLMCallbackHandler.__init__", Some(slf), given, &optional, rest, extra)?;
-        Attributes::initialize(slf, Self::new(caller_context, event_callback, verbose, run_id)?)
+        let optional = [
+            ("event_callback", event_callback),
+            ("verbose", verbose),
+            ("run_id", run_id),
+        ];
+        let [caller_context] = require(
+            py,
+            "LLMCallbackHandler.__init__",
+            Some(slf),
+            given,
+            &optional,
+            rest,
+            extra,
+        )?;
+        Attributes::initialize(
+            slf,
+            Self::initial(caller_context, event_callback, verbose, run_id)?,
+        )
     }
 
     /// Report what the framework sent. Keyword arguments only; those that it does not know are ignored.
@@ -102,7 +120,15 @@ impl PyHandler {
             None => false,
         };
         if names_self || !args.is_empty() {
-            let [] = require(py, "LLMCallbackHandler.__call__", Some(slf), [], &[], args, kwargs)?;
+            let [] = require(
+                py,
+                "LLMCallbackHandler.__call__",
+                Some(slf),
+                [],
+                &[],
+                args,
+                kwargs,
+            )?;
         }
         dispatch::call(slf, kwargs)
     }
@@ -114,7 +140,6 @@ impl PyHandler {
         signature = (callback=Arg::Missing, category=Arg::Missing, action=Arg::Missing, data=Arg::Missing, *rest),
         text_signature = "($self, callback, category, action, data)"
     )]
-    #[expect(clippy::too_many_arguments, reason = "four of its own, and two for what does not fit")]
     fn _emit_event<'py>(
         slf: &Bound<'py, Self>,
         callback: Arg<'_, 'py>,
@@ -124,10 +149,19 @@ impl PyHandler {
         rest: &Bound<'py, PyTuple>,
     ) -> PyResult<()> {
         let name = "LLMCallbackHandler._emit_event";
-        let given = [("callback", callback), ("category", category), ("action", action), ("data", data)];
-        let [callback, category, action, data] = require(slf.py(), name, Some(slf), given, &[], rest, None)?;
+        let given = [
+            ("callback", callback),
+            ("category", category),
+            ("action", action),
+            ("data", data),
+        ];
+        let [callback, category, action, data] =
+            require(slf.py(), name, Some(slf), given, &[], rest, None)?;
         let context = slf.getattr(Attribute::CallerContext.name(slf.py()))?;
-        dispatch::deliver(&callback, &event::of_members(&context, &category, &action, &data)?)
+        dispatch::deliver(
+            &callback,
+            &event::of_members(&context, &category, &action, &data)?,
+        )
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -157,8 +191,25 @@ pub(super) fn create_callback_handler<'py>(
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<Py<PyHandler>> {
     let given = [("caller_context", caller_context)];
-    let optional = [("event_callback", event_callback), ("verbose", verbose), ("run_id", run_id)];
-    let [caller_context] = require(py, "create_callback_handler", None, given, &optional, rest, None)?;
-    let inline = PyHandler::new(caller_context, event_callback, verbose, run_id)?;
-    Py::new(py, PyHandler { attributes: Attributes::new(inline) })
+    let optional = [
+        ("event_callback", event_callback),
+        ("verbose", verbose),
+        ("run_id", run_id),
+    ];
+    let [caller_context] = require(
+        py,
+        "create_callback_handler",
+        None,
+        given,
+        &optional,
+        rest,
+        None,
+    )?;
+    let inline = PyHandler::initial(caller_context, event_callback, verbose, run_id)?;
+    Py::new(
+        py,
+        PyHandler {
+            attributes: Attributes::new(inline),
+        },
+    )
 }

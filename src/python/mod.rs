@@ -26,16 +26,16 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::context::{
-        check_cancellation, clear_current_run_id, get_current_run_id, get_global_cancellation_checker,
-        get_global_event_callback, set_current_run_id, set_global_cancellation_checker,
-        set_global_event_callback,
+        check_cancellation, clear_current_run_id, get_current_run_id,
+        get_global_cancellation_checker, get_global_event_callback, set_current_run_id,
+        set_global_cancellation_checker, set_global_event_callback,
     };
     #[pymodule_export]
     use super::handler::{PyHandler, create_callback_handler};
     #[pymodule_export]
     use super::registry::{
-        callbacks, checkers, get_cancellation_checker, get_event_callback, register_cancellation_checker,
-        register_event_callback,
+        callbacks, checkers, get_cancellation_checker, get_event_callback,
+        register_cancellation_checker, register_event_callback,
     };
     #[pymodule_export]
     use super::route::configure;

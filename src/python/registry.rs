@@ -32,7 +32,11 @@ impl Entry {
     }
 
     /// What is registered under `key`.
-    pub(super) fn get<'py>(self, py: Python<'py>, key: &RunKey<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub(super) fn get<'py>(
+        self,
+        py: Python<'py>,
+        key: &RunKey<'py>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let copy = |object: &Py<PyAny>| object.clone_ref(py);
         match key {
             RunKey::Core(id) => Ok(match self {
@@ -45,7 +49,12 @@ impl Entry {
     }
 
     /// Registers `value` under `key`; None takes away what is there.
-    pub(super) fn set(self, py: Python<'_>, key: RunKey<'_>, value: Borrowed<'_, '_, PyAny>) -> PyResult<()> {
+    pub(super) fn set(
+        self,
+        py: Python<'_>,
+        key: RunKey<'_>,
+        value: Borrowed<'_, '_, PyAny>,
+    ) -> PyResult<()> {
         match key {
             RunKey::Core(id) => {
                 // The entry that goes is dropped at the end, outside the lock: its destructor may come back in.
@@ -90,7 +99,10 @@ impl Entry {
 /// How many callbacks and checkers are registered.
 pub(super) fn len(py: Python<'_>) -> (usize, usize) {
     let (callbacks, checkers) = REGISTRY.len();
-    (callbacks + Entry::Callback.others(py).len(), checkers + Entry::Checker.others(py).len())
+    (
+        callbacks + Entry::Callback.others(py).len(),
+        checkers + Entry::Checker.others(py).len(),
+    )
 }
 
 /// Forgets everything: for the child of a fork, whose runs are its parent's.
@@ -131,7 +143,15 @@ pub(super) fn get_event_callback<'py>(
     run_id: Arg<'_, 'py>,
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let [run_id] = require(py, "get_event_callback", None, [("run_id", run_id)], &[], rest, None)?;
+    let [run_id] = require(
+        py,
+        "get_event_callback",
+        None,
+        [("run_id", run_id)],
+        &[],
+        rest,
+        None,
+    )?;
     look_up(&run_id, Entry::Callback)
 }
 
@@ -150,7 +170,15 @@ pub(super) fn register_cancellation_checker<'py>(
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<()> {
     let given = [("run_id", run_id), ("checker", checker)];
-    let [run_id, checker] = require(py, "register_cancellation_checker", None, given, &[], rest, None)?;
+    let [run_id, checker] = require(
+        py,
+        "register_cancellation_checker",
+        None,
+        given,
+        &[],
+        rest,
+        None,
+    )?;
     Entry::Checker.set(py, RunKey::new(&run_id)?, checker)
 }
 
@@ -165,7 +193,15 @@ pub(super) fn get_cancellation_checker<'py>(
     run_id: Arg<'_, 'py>,
     rest: &Bound<'py, PyTuple>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let [run_id] = require(py, "get_cancellation_checker", None, [("run_id", run_id)], &[], rest, None)?;
+    let [run_id] = require(
+        py,
+        "get_cancellation_checker",
+        None,
+        [("run_id", run_id)],
+        &[],
+        rest,
+        None,
+    )?;
     look_up(&run_id, Entry::Checker)
 }
 

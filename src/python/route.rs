@@ -74,7 +74,7 @@ pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> 
 /// `"context"` prefers the run of the calling context, where one is known: it repairs a host whose run id is a
 /// process-wide variable. `"strict"` drops such an event and counts it in `stats()["dropped"]["route"]`.
 ///
-/// For the whole process, from now on; the environment variable LLM_CALLBACK_ROUTE sets it at import.
+/// For the whole process, from now on; the environment variable `LLM_CALLBACK_ROUTE` sets it at import.
 /// Thread-safe, does not block. Raises ValueError for any other value.
 #[pyfunction]
 #[pyo3(signature = (*, route))]

@@ -21,11 +21,17 @@ impl<'py> RunKey<'py> {
     /// The key that `object` is in a dict. Calls `__hash__`, and of numbers and str subclasses `__eq__`.
     pub(super) fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         if let Ok(int) = object.cast_exact::<PyInt>() {
-            return Ok(int.extract().ok().and_then(Self::int).unwrap_or_else(|| Self::other(object)));
+            return Ok(int
+                .extract()
+                .ok()
+                .and_then(Self::int)
+                .unwrap_or_else(|| Self::other(object)));
         }
         if let Ok(text) = object.cast_exact::<PyString>() {
             // A str with lone surrogates has no UTF-8.
-            return Ok(text.to_str().map_or_else(|_| Self::other(object), |text| Self::Core(text.into())));
+            return Ok(text
+                .to_str()
+                .map_or_else(|_| Self::other(object), |text| Self::Core(text.into())));
         }
         Self::of_other_type(object)
     }
@@ -67,7 +73,10 @@ impl<'py> RunKey<'py> {
 /// The text of a str subclass, as an exact str.
 fn py_str<'py>(text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyString>> {
     let py = text.py();
-    Ok(py.get_type::<PyString>().call_method1("__str__", (text,))?.cast_into()?)
+    Ok(py
+        .get_type::<PyString>()
+        .call_method1("__str__", (text,))?
+        .cast_into()?)
 }
 
 /// Whether `object` may equal an int: only then is its `__eq__` asked.

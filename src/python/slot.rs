@@ -36,7 +36,8 @@ unsafe extern "C" fn call(
             (
                 Borrowed::from_ptr(py, handler).cast_unchecked::<PyHandler>(),
                 Borrowed::from_ptr(py, args).cast_unchecked::<PyTuple>(),
-                Borrowed::from_ptr_or_opt(py, kwargs).map(|kwargs| kwargs.cast_unchecked::<PyDict>()),
+                Borrowed::from_ptr_or_opt(py, kwargs)
+                    .map(|kwargs| kwargs.cast_unchecked::<PyDict>()),
             )
         };
         PyHandler::__call__(&handler, &args, kwargs.as_deref())
@@ -44,7 +45,9 @@ unsafe extern "C" fn call(
     // A panic must not cross into C. There is none that we know of.
     let guarded = |py: Python<'_>| {
         catch_unwind(AssertUnwindSafe(|| call(py))).unwrap_or_else(|_| {
-            Err(PyRuntimeError::new_err("llm_callback failed inside (a bug, please report it): see stderr"))
+            Err(PyRuntimeError::new_err(
+                "llm_callback failed inside (a bug, please report it): see stderr",
+            ))
         })
     };
     let finish = |py: Python<'_>| match guarded(py) {

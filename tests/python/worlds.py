@@ -426,7 +426,12 @@ class InThread:
     operations: tuple[Operation, ...]
 
 
-Operation = Call | Handle | Ask | Emit | Subclass | Get | Set | Delete | Change | Copy | Redirect | InThread
+@dataclass(frozen=True)
+class Look:
+    """Look at everything that is there; not done after each operation, since looking might change what is inside."""
+
+
+Operation = Call | Handle | Ask | Emit | Subclass | Get | Set | Delete | Change | Copy | Redirect | InThread | Look
 
 
 @dataclass(frozen=True)
@@ -546,7 +551,7 @@ class World:
             return
 
     def perform(self, operation: Operation) -> Any:
-        """Perform an operation, and describe all that can be seen of it."""
+        """Perform an operation, and describe what it returned or raised, and what was called and printed meanwhile."""
         self.log.clear()
         stdout = sys.stdout
         sys.stdout = self._stdout
@@ -554,7 +559,7 @@ class World:
             result = self._context.run(self._attempt, operation)
         finally:
             sys.stdout = stdout
-        return {"result": result, "seen": list(self.log), "state": self._state()}
+        return {"result": result, "seen": list(self.log)}
 
     def perform_nested(self, operations: tuple[Operation, ...]) -> None:
         """Perform operations during another one, unless this goes too deep."""
@@ -673,6 +678,9 @@ class World:
         if thread.is_alive():
             raise TimeoutError(f"a thread did not end within {THREAD_DEADLINE} s")
 
+    def _perform_look(self, _look: Look) -> Any:
+        return self._state()
+
     # What can be seen.
 
     def note_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -697,12 +705,11 @@ class World:
             "buffers shared": [next(i for i, other in enumerate(buffers) if other is buffer) for buffer in buffers],
             "events": [self.describe(event) for event in self.events],
             "distinct parts of events": len({id(part) for part in parts}),
-            "current run": self._context.run(lambda: self.describe(self.module.get_current_run_id())),
+            "current run": self.describe(self.module.get_current_run_id()),
         }
 
     def _attributes(self, target: Any, names: tuple[str, ...]) -> Any:
-        extra = sorted(set(vars(target)) - set(names) - {"_buffer"})
-        return [(name, self.describe(getattr(target, name, "missing"))) for name in (*names, *extra)]
+        return [(name, self.describe(getattr(target, name, "missing"))) for name in (*names, "extra")]
 
     def describe(self, value: Any) -> Any:
         """Say what an object is, in words that are the same in both worlds for the same object."""

@@ -14,12 +14,12 @@ fn with_deadline(body: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         body();
-        done.send(()).unwrap();
+        done.send(()).expect("the test waits for this");
     });
     match ended.recv_timeout(Duration::from_secs(60)) {
         Err(RecvTimeoutError::Timeout) => panic!("still running after 60 s: deadlock"),
         // A dropped sender means that the body panicked: join() tells how.
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().unwrap(),
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().expect("the body panicked"),
     }
 }
 
@@ -40,7 +40,10 @@ fn no_event_astray() {
                     for run in (thread..runs).step_by(THREADS) {
                         let id = RunId::from(i64::try_from(run).unwrap());
                         let (sender, received) = mpsc::channel();
-                        registry.set_callback(id.clone(), Arc::new(move |event| sender.send(event).unwrap()));
+                        registry.set_callback(
+                            id.clone(),
+                            Arc::new(move |event| sender.send(event).unwrap()),
+                        );
                         registry.set_checker(id.clone(), Arc::new(|| false));
                         for event in 0..events {
                             assert!(!registry.is_cancelled(&id));
@@ -66,7 +69,10 @@ fn a_blocked_callback_blocks_nobody_else() {
         let registry: Registry<Callback, Checker> = Registry::new();
         let (entered, has_entered) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
-        let (entered, released) = (std::sync::Mutex::new(entered), std::sync::Mutex::new(released));
+        let (entered, released) = (
+            std::sync::Mutex::new(entered),
+            std::sync::Mutex::new(released),
+        );
         registry.set_callback(
             0.into(),
             Arc::new(move |_| {
@@ -105,9 +111,14 @@ fn a_cancel_reaches_one_run() {
     let flags: Vec<_> = (0..10).map(|_| Arc::new(AtomicBool::new(false))).collect();
     for (run, flag) in (0..).zip(&flags) {
         let flag = Arc::clone(flag);
-        registry.set_checker(RunId::Int(run), Arc::new(move || flag.load(Ordering::Acquire)));
+        registry.set_checker(
+            RunId::Int(run),
+            Arc::new(move || flag.load(Ordering::Acquire)),
+        );
     }
     flags[3].store(true, Ordering::Release);
-    let cancelled: Vec<_> = (0..10).filter(|&run| registry.is_cancelled(&RunId::Int(run))).collect();
+    let cancelled: Vec<_> = (0..10)
+        .filter(|&run| registry.is_cancelled(&RunId::Int(run)))
+        .collect();
     assert_eq!(cancelled, [3]);
 }
