@@ -59,14 +59,14 @@ stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short 
 
 loom:  ## Every interleaving of the models in tests/loom
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 \
-		cargo test --release --test loom --target-dir target/loom
+		cargo test --profile loom --test loom --target-dir target/loom
 
-miri:  ## Undefined behaviour and data races, if a nightly Rust with miri is here
-	@if RUSTUP_AUTO_INSTALL=0 cargo +nightly miri --version 2>/dev/null \
-		&& [[ -d $$(rustc +nightly --print sysroot)/lib/rustlib/src ]]; then \
+miri:  ## Undefined behaviour and data races, if a nightly Rust is here
+	@if RUSTUP_AUTO_INSTALL=0 cargo +nightly --version >/dev/null 2>&1; then \
+		rustup component add --toolchain nightly miri rust-src; \
 		MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib --test rust; \
 	else \
-		echo 'miri: skipped, no nightly Rust with the components miri and rust-src'; \
+		echo 'miri: skipped, no nightly Rust'; \
 	fi
 
 wheel: $(VENV)/.tools  ## A release wheel in dist/

@@ -110,5 +110,6 @@ def interpreter(
 def printed(code: str, *options: str, env: dict[str, Any] | None = None) -> str:
     """Return what ``code`` prints in a fresh interpreter that must end well and say nothing else."""
     done = interpreter(code, *options, env=env)
-    assert (done.returncode, done.stderr) == (0, ""), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    told = f"status {done.returncode}\n{done.stdout[-1_000:]}\n{done.stderr[-4_000:]}"
+    assert (done.returncode, done.stderr) == (0, ""), told
     return done.stdout

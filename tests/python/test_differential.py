@@ -21,11 +21,18 @@ HASHABLE_IDS: list[Any] = [
     *(0, 1, 2, -1, True, False, 1.0, -0.0, 1.5, math.nan, math.inf, 1 + 0j),
     *(2**53, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 2**80, float(2**63)),
     *("", "1", "a", "A", "\u4e3b\u7ba1", "\ud800", "\x00", b"a", (1, "x"), (1.0, "x"), (), frozenset({1})),
-    *(w.StrSub("a"), w.CaselessStr("a"), w.CaselessStr("A"), w.IntSub(1), w.Alike(1), w.Alike(2)),
+    *(w.StrSub("a"), w.CaselessStr("b"), w.CaselessStr("B"), w.IntSub(1), w.Alike(1), w.Alike(2)),
     *(w.Number.ONE, w.Number.SEVEN, w.Word.A, Decimal(1), Decimal("1.5"), Fraction(1), Fraction(3, 2), None, int),
 ]
 UNHASHABLE_IDS = [
-    *(New("list", [1]), New("dict", {"a": 1}), New("set", [1]), New("bytearray", b"a"), The(([],)), The(w.Unhashable())),
+    *(
+        New("list", [1]),
+        New("dict", {"a": 1}),
+        New("set", [1]),
+        New("bytearray", b"a"),
+        The(([],)),
+        The(w.Unhashable()),
+    ),
     *(The(w.HashRaises()), The(Decimal("sNaN"))),
 ]
 
@@ -36,8 +43,8 @@ def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[
     return st.integers(0, len(tickets) - 1).flatmap(lambda ticket: tickets[ticket])
 
 
-indices = st.integers(0, 3)
-common_ids = st.sampled_from([1, 2, "a"]).map(The)
+indices = st.integers(-2, 2)  # the newest as often as the oldest
+common_ids = st.sampled_from([0, 1, "a"]).map(The)
 hashable_ids = st.sampled_from(HASHABLE_IDS).map(The)
 run_ids = weighted((6, common_ids), (5, hashable_ids), (1, st.sampled_from(UNHASHABLE_IDS)))
 
@@ -128,6 +135,20 @@ FUNCTIONS: dict[str, tuple[st.SearchStrategy[w.Value], ...]] = {
 PARAMETERS = ["run_id", "callback", "checker", "caller_context", "event_callback", "verbose", "agent_id", "self", "x"]
 
 function_calls = st.one_of(*(call(function, *args) for function, args in FUNCTIONS.items()))
+current_run_calls = weighted(
+    (4, call("set_current_run_id", weighted((3, common_ids), (1, run_ids)))),
+    (1, call("clear_current_run_id")),
+    (1, call("get_current_run_id")),
+    (2, call("set_global_event_callback", callbacks)),
+    (2, call("get_global_event_callback")),
+    (2, call("set_global_cancellation_checker", callbacks)),
+    (2, call("get_global_cancellation_checker")),
+    (2, call("check_cancellation")),
+)
+common_registrations = st.one_of(
+    call("register_event_callback", common_ids, callbacks),
+    call("register_cancellation_checker", common_ids, callbacks),
+)
 wrong_calls = st.builds(
     w.Call,
     st.sampled_from([*FUNCTIONS, "create_callback_handler", "LLMCallbackHandler"]),
@@ -155,7 +176,11 @@ stream_kwargs = pairs(
     reasoning_text=contents,
 )
 handled = st.builds(w.Handle, indices, stream_kwargs)
-wrongly_handled = st.builds(w.Handle, indices, pairs(self=flags, data=contents), st.lists(contents, max_size=2).map(tuple))
+wrongly_handled = st.builds(
+    w.Handle, indices, pairs(self=flags, data=contents), st.lists(contents, max_size=2).map(tuple)
+)
+
+CONTEXT_METHODS = ["to_source_dict", "to_db_fields", "get_source_label", "__repr__"]
 
 handlers = st.builds(Pooled, st.just("handler"), indices)
 contexts = st.builds(Pooled, st.just("context"), indices)
@@ -168,7 +193,7 @@ handler_changes = st.one_of(
     st.builds(w.Set, handlers, st.just("previous_tool_use"), tool_uses),
     st.builds(w.Set, handlers, st.just("_buffer"), weighted((4, st.just(New("list", ["old"]))), (1, odd_things))),
     st.builds(w.Set, handlers, st.just("extra"), odd_things),
-    st.builds(w.Delete, handlers, st.sampled_from([*w.HANDLER_ATTRIBUTES, "_buffer", "extra", "extra"])),
+    st.builds(w.Delete, handlers, st.just("extra")),
 )
 context_changes = st.one_of(
     st.builds(w.Set, contexts, st.sampled_from(["agent_id", "agent_name", "team_name", "extra"]), words),
@@ -176,7 +201,7 @@ context_changes = st.one_of(
     st.builds(w.Delete, contexts, st.sampled_from([*w.CONTEXT_ATTRIBUTES, "extra"])),
 )
 other_operations = st.one_of(
-    st.builds(w.Ask, contexts, st.sampled_from(["to_source_dict", "to_db_fields", "get_source_label", "__repr__"])),
+    st.builds(w.Ask, contexts, st.sampled_from(CONTEXT_METHODS)),
     st.builds(
         w.Get,
         st.one_of(handlers, contexts),
@@ -193,17 +218,20 @@ other_operations = st.one_of(
     st.builds(w.Change, indices, st.sampled_from(["name", "input"]), names.map(The)),
     st.builds(w.Copy, indices, st.sampled_from(["shallow", "deep"])),
     st.just(w.Look()),
-    st.builds(w.Redirect, st.sampled_from(["first", "second", "none", "raises"])),
 )
+redirections = st.builds(w.Redirect, st.sampled_from(["first", "first", "second", "none", "raises"]))
 # Deferred, since hypothesis spells a strategy out in full otherwise, however large it is.
 simple_operations: st.SearchStrategy[w.Operation] = st.deferred(lambda: one_simple_operation)
 one_simple_operation = weighted(
     (12, handled),
-    (6, function_calls),
-    (2, made_handlers),
+    (3, function_calls),
+    (3, current_run_calls),
+    (3, common_registrations),
+    (3, made_handlers),
     (2, handler_changes),
     (1, context_changes),
-    (3, other_operations),
+    (2, other_operations),
+    (1, redirections),
     (1, st.one_of(wrong_calls, wrongly_handled)),
 )
 operations: st.SearchStrategy[w.Operation] = st.deferred(lambda: one_operation)
@@ -218,7 +246,9 @@ ERRORS: list[type[BaseException]] = [
 ]
 several_values = st.lists(weighted((3, flags), (1, tools)), min_size=1, max_size=3).map(tuple)
 error_args = st.sampled_from([(), ("boom",), (1, 2), ("\ud800",)])
-some_operations = st.lists(simple_operations, min_size=1, max_size=3).map(tuple)
+some_operations = st.lists(weighted((1, common_registrations), (1, simple_operations)), min_size=1, max_size=3).map(
+    tuple
+)
 returning_nothing = w.Returns((NONE,))
 behaviours = weighted(
     (4, st.just(returning_nothing)),
@@ -226,7 +256,7 @@ behaviours = weighted(
     (1, st.builds(w.Raises, st.sampled_from(ERRORS), error_args, st.integers(0, 2))),
     (2, st.builds(w.Performs, some_operations, st.integers(1, 3))),
     (1, st.builds(w.Spoils, st.sampled_from(["event", "extra", "source", "data"]))),
-    (1, st.builds(w.Doubts, st.sampled_from(["false", "empty", "raises", "counted"]))),
+    (2, st.builds(w.Doubts, st.sampled_from(["false", "empty", "raises", "counted"]))),
 )
 
 BEGINNING = (
@@ -234,7 +264,7 @@ BEGINNING = (
     w.Call("register_event_callback", (The(1), Pooled("callable", 0))),
     w.Call("register_cancellation_checker", (The(1), Pooled("callable", 1))),
     w.Call("create_callback_handler", (Pooled("context", 0),), (("run_id", The(1)),)),
-    w.Call("create_callback_handler", (Pooled("context", 0), NONE, The(True), The(2))),
+    w.Call("create_callback_handler", (Pooled("context", 0), NONE, The(True), The(0))),
     w.Call("create_callback_handler", (Pooled("context", 0), Pooled("callable", 0), The(True))),
 )
 some_of_the_story = st.lists(operations, min_size=1, max_size=10)
@@ -278,8 +308,43 @@ def test_same_registry_in_both_worlds(entries: list[tuple[bool, w.Value, w.Value
     """Which run ids are one and the same is decided as a dictionary decides it."""
     kinds = {True: "event_callback", False: "cancellation_checker"}
     register = [w.Call(f"register_{kinds[is_callback]}", (run_id, what)) for is_callback, run_id, what in entries]
+    asked = [*asked, *(run_id for _, run_id, _ in entries)]
     ask = [w.Call(f"get_{kind}", (run_id,)) for kind in kinds.values() for run_id in asked]
     assert_same(Story((returning_nothing,), (), (*register, *ask)))
+
+
+@given(st.lists(current_run_calls, max_size=30))
+def test_same_current_run_in_both_worlds(calls: list[w.Operation]) -> None:
+    """The current run is what was set last, and the old setters and getters mean that run."""
+    assert_same(Story((returning_nothing, w.Returns((The(True),))), (), tuple(calls)))
+
+
+registering = st.builds(
+    w.Performs, st.lists(common_registrations, min_size=1, max_size=3).map(tuple), st.integers(1, 3)
+)
+meddlers = st.one_of(st.just(returning_nothing), registering)
+
+
+@given(st.tuples(meddlers, meddlers, meddlers), st.lists(weighted((3, handled), (1, current_run_calls)), max_size=10))
+def test_same_choice_of_callback_in_both_worlds(
+    callables_: tuple[w.Behaviour, ...],
+    operations_: list[w.Operation],
+) -> None:
+    """A call asks the checker first, then chooses its callback once, whatever these two register and deregister."""
+    everything = (("reasoningText", The("r")), ("data", The("d")), ("complete", The(True)))
+    assert_same(Story(callables_, (), (*BEGINNING, w.Handle(0, everything), *operations_, w.Handle(0, everything))))
+
+
+@given(words, agent_types, words, words, st.lists(context_changes, max_size=3))
+def test_same_context_in_both_worlds(
+    agent_id: w.Value, agent_type: w.Value, agent_name: w.Value, team_name: w.Value, changes: list[w.Operation]
+) -> None:
+    """Whatever a context was made of, its source, its columns, its label and its repr are the plain model's."""
+    make = w.Call("CallerContext", (agent_id, agent_type, agent_name, team_name))
+    handler = w.Call("create_callback_handler", (Pooled("context", 0), Pooled("callable", 0)))
+    ask = [w.Ask(Pooled("context", 0), method) for method in CONTEXT_METHODS]
+    handle = w.Handle(0, (("reasoningText", The("why")),))
+    assert_same(Story((returning_nothing,), (), (make, handler, *ask, *changes, *ask, handle)))
 
 
 @pytest.mark.parametrize("char", [*WHITE_SPACE, *ALMOST_WHITE_SPACE], ids=lambda char: f"U+{ord(char):04X}")
@@ -288,3 +353,15 @@ def test_same_white_space_in_both_worlds(char: str) -> None:
     handler = w.Call("create_callback_handler", (Pooled("context", 0), Pooled("callable", 0)))
     handle = [w.Handle(0, (("data", The(text)),)) for text in (char, char * 3, f"{char}x{char}")]
     assert_same(Story((returning_nothing,), (), (BEGINNING[0], handler, *handle)))
+
+
+@pytest.mark.parametrize("attribute", [*w.HANDLER_ATTRIBUTES, "_buffer"])
+def test_same_deleted_attribute_in_both_worlds(attribute: str) -> None:
+    """An attribute of a handler can be deleted once, is missing then, and can be set again."""
+    handler = Pooled("handler", 0)
+    values = {"caller_context": Pooled("context", 0), "tool_count": The(3), "_buffer": New("list", ["old"])}
+    delete, look = w.Delete(handler, attribute), w.Get(handler, attribute)
+    restore = w.Set(handler, attribute, values.get(attribute, NONE))
+    handle = w.Handle(0, (("data", The("x")), ("current_tool_use", New("dict", {"name": "search"}))))
+    steps = (handle, delete, look, delete, look, w.Get(handler, "__dict__"), restore, handle, look)
+    assert_same(Story((returning_nothing, returning_nothing), (), (*BEGINNING, *steps)))

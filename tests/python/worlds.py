@@ -520,7 +520,9 @@ class World:
     """A module, the objects that were made with it, and what was seen."""
 
     module: Any
-    pools: dict[str, list[Any]] = field(default_factory=lambda: {"handler": [], "context": [], "callable": [], "tool": []})
+    pools: dict[str, list[Any]] = field(
+        default_factory=lambda: {"handler": [], "context": [], "callable": [], "tool": []}
+    )
     log: list[tuple[Any, ...]] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
     raised: BaseException | None = None

@@ -15,6 +15,8 @@ enum Operation {
     Clear,
 }
 
+const MAX_OPERATIONS: usize = if cfg!(miri) { 20 } else { 60 };
+
 fn run_id() -> impl Strategy<Value = RunId> {
     prop_oneof![
         (0..4_i64).prop_map(RunId::from),
@@ -42,14 +44,14 @@ fn sorted(mut ids: Vec<RunId>) -> Vec<RunId> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 8 } else { 256 },
+        cases: if cfg!(miri) { 2 } else { 256 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     /// Callbacks and checkers are two independent maps from run id to the last thing registered.
     #[test]
-    fn behaves_as_two_maps(operations in prop::collection::vec(operation(), 0..60)) {
+    fn behaves_as_two_maps(operations in prop::collection::vec(operation(), 0..MAX_OPERATIONS)) {
         let registry: Registry<u8, u8> = Registry::new();
         let mut callbacks = HashMap::new();
         let mut checkers = HashMap::new();

@@ -27,8 +27,8 @@ fn with_deadline(body: impl FnOnce() + Send + 'static) {
 /// and remove at once; then the table is empty.
 #[test]
 fn no_event_astray() {
-    const THREADS: usize = 16;
-    let (runs, events) = if cfg!(miri) { (32, 3) } else { (1_000, 50) };
+    const THREADS: usize = if cfg!(miri) { 4 } else { 16 };
+    let (runs, events) = if cfg!(miri) { (8, 2) } else { (1_000, 50) };
     with_deadline(move || {
         let registry: Registry<Callback, Checker> = Registry::new();
         let start = Barrier::new(THREADS);
