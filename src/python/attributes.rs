@@ -4,6 +4,7 @@
 //! somebody asks for `__dict__`, deletes an attribute or sets a further one; so that `vars()`, `copy`, `pickle` and
 //! `__dict__.update(…)` see what they expect. An object of a subclass has a `__dict__` of its own and keeps them there.
 
+use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
 use crate::sync::Mutex;
 use pyo3::exceptions::{PyAttributeError, PyKeyError};
@@ -94,6 +95,13 @@ enum State {
 /// The lock protects the state. Under it references are copied and moved, never dropped, and no Python code runs.
 pub(super) struct Attributes(Mutex<State>);
 
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        let state = std::mem::replace(self.0.get_mut(), State::Unset);
+        sleep_if_ended(|| drop(state));
+    }
+}
+
 impl Attributes {
     pub(super) fn unset() -> Self {
         Self(Mutex::new(State::Unset))
@@ -105,17 +113,19 @@ impl Attributes {
 
     /// What `__init__` does: gives a handler that has no attributes yet those of a new one, any other the new values.
     pub(super) fn initialize(handler: &Bound<'_, PyHandler>, inline: Inline) -> PyResult<()> {
-        let py = handler.py();
-        let attributes = &handler.get().attributes;
-        if is_plain(handler) && matches!(*attributes.0.lock(), State::Unset) {
-            *attributes.0.lock() = State::Inline(inline);
-            return Ok(());
-        }
-        for (attribute, value) in inline.into_values(py) {
-            // As an assignment to self: a subclass may have a property of that name.
-            handler.setattr(attribute.name(py), value)?;
-        }
-        Ok(())
+        sleep_if_ended(|| {
+            let py = handler.py();
+            let attributes = &handler.get().attributes;
+            if is_plain(handler) && matches!(*attributes.0.lock(), State::Unset) {
+                *attributes.0.lock() = State::Inline(inline);
+                return Ok(());
+            }
+            for (attribute, value) in inline.into_values(py) {
+                // As an assignment to self: a subclass may have a property of that name.
+                handler.setattr(attribute.name(py), value)?;
+            }
+            Ok(())
+        })
     }
 
     /// Reads an own attribute.
@@ -155,23 +165,25 @@ impl Attributes {
         attribute: Attribute,
         value: Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let py = handler.py();
-        if is_plain(handler) {
-            let mut state = handler.get().attributes.0.lock();
-            if let State::Inline(inline) = &mut *state {
-                let replaced = inline.set(attribute, value.unbind());
-                drop(state);
-                // Only now: its destructor may come back in.
-                drop(replaced);
-                return Ok(());
+        sleep_if_ended(|| {
+            let py = handler.py();
+            if is_plain(handler) {
+                let mut state = handler.get().attributes.0.lock();
+                if let State::Inline(inline) = &mut *state {
+                    let replaced = inline.set(attribute, value.unbind());
+                    drop(state);
+                    // Only now: its destructor may come back in.
+                    drop(replaced);
+                    return Ok(());
+                }
             }
-        }
-        Self::dict(handler)?.set_item(attribute.name(py), value)
+            Self::dict(handler)?.set_item(attribute.name(py), value)
+        })
     }
 
     /// Deletes an own attribute.
     pub(super) fn delete(handler: &Bound<'_, PyHandler>, attribute: Attribute) -> PyResult<()> {
-        delete(handler, attribute.name(handler.py()))
+        sleep_if_ended(|| delete(handler, attribute.name(handler.py())))
     }
 
     /// The object's `__dict__`, with the own attributes moved into it.
@@ -197,8 +209,10 @@ impl Attributes {
 
     /// Replaces the `__dict__` of a plain handler.
     pub(super) fn set_dict(&self, dict: Bound<'_, PyDict>) {
-        let replaced = std::mem::replace(&mut *self.0.lock(), State::Dict(dict.unbind()));
-        drop(replaced);
+        sleep_if_ended(|| {
+            let replaced = std::mem::replace(&mut *self.0.lock(), State::Dict(dict.unbind()));
+            drop(replaced);
+        });
     }
 
     /// What was set on a plain handler under a name that is not its class's.
@@ -355,13 +369,15 @@ fn generic_set(
     name: &Bound<'_, PyString>,
     value: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let value = value.map_or(ptr::null_mut(), Bound::as_ptr);
-    // SAFETY: the thread is attached and the objects are alive; a null value means to delete.
-    if unsafe { ffi::PyObject_GenericSetAttr(handler.as_ptr(), name.as_ptr(), value) } == 0 {
-        Ok(())
-    } else {
-        Err(PyErr::fetch(handler.py()))
-    }
+    sleep_if_ended(|| {
+        let value = value.map_or(ptr::null_mut(), Bound::as_ptr);
+        // SAFETY: the thread is attached and the objects are alive; a null value means to delete.
+        if unsafe { ffi::PyObject_GenericSetAttr(handler.as_ptr(), name.as_ptr(), value) } == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(handler.py()))
+        }
+    })
 }
 
 macro_rules! descriptors {

@@ -2,6 +2,7 @@
 
 use super::arguments::{Arg, require};
 use super::dispatch::raise_if_cancelled;
+use super::exit::sleep_if_ended;
 use super::registry::Entry;
 use super::run_key::RunKey;
 use pyo3::intern;
@@ -37,16 +38,27 @@ fn variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 /// The run of the calling context, if one is known.
 pub(super) fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
-    let value = variable(py)?.call_method0(intern!(py, "get"))?;
-    let Ok(current) = value.cast_exact::<CurrentRun>() else {
-        return Ok(None);
-    };
-    let current = current.get();
-    // In another thread the value came along with a context: one that was copied on purpose is believed.
-    if current.thread != std::thread::current().id() && threads_inherit(py)? && is_inherited(py)? {
-        return Ok(None);
-    }
-    Ok(Some(current.run_id.bind(py).clone()))
+    sleep_if_ended(|| {
+        let value = variable(py)?.call_method0(intern!(py, "get"))?;
+        let Ok(current) = value.cast_exact::<CurrentRun>() else {
+            return Ok(None);
+        };
+        let current = current.get();
+        // In another thread the value came along with a context: one that was copied on purpose is believed.
+        if current.thread != std::thread::current().id()
+            && threads_inherit(py)?
+            && is_inherited(py)?
+        {
+            return Ok(None);
+        }
+        Ok(Some(current.run_id.bind(py).clone()))
+    })
+}
+
+/// Looks up what is needed from Python.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    variable(py)?;
+    threads_inherit(py).map(drop)
 }
 
 /// Whether a new thread starts with a copy of its starter's context (free-threaded builds, or `-X`).
@@ -111,22 +123,24 @@ pub(super) fn set_current_run_id<'py>(
 }
 
 fn set_current(run_id: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = run_id.py();
-    let set = intern!(py, "set");
-    if run_id.is_none() {
-        variable(py)?.call_method1(set, (py.None(),))?;
-    } else {
-        let run_id = run_id.clone().unbind();
-        let value = Bound::new(
-            py,
-            CurrentRun {
-                run_id,
-                thread: std::thread::current().id(),
-            },
-        )?;
-        variable(py)?.call_method1(set, (value,))?;
-    }
-    Ok(())
+    sleep_if_ended(|| {
+        let py = run_id.py();
+        let set = intern!(py, "set");
+        if run_id.is_none() {
+            variable(py)?.call_method1(set, (py.None(),))?;
+        } else {
+            let run_id = run_id.clone().unbind();
+            let value = Bound::new(
+                py,
+                CurrentRun {
+                    run_id,
+                    thread: std::thread::current().id(),
+                },
+            )?;
+            variable(py)?.call_method1(set, (value,))?;
+        }
+        Ok(())
+    })
 }
 
 /// Return the run of the calling context, or None.

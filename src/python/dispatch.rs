@@ -4,6 +4,7 @@
 
 use super::attributes::{Attribute, Attributes, is_plain};
 use super::event::{self, Kind};
+use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
 use super::registry::Entry;
 use super::route::{self, Target};
@@ -30,29 +31,49 @@ pub(super) fn call<'py>(
     handler: &Bound<'py, PyHandler>,
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<()> {
-    let py = handler.py();
-    let call = Call {
-        handler,
-        plain: is_plain(handler),
-    };
-    let listener = call.choose()?;
-    let Some(kwargs) = kwargs else { return Ok(()) };
+    sleep_if_ended(|| {
+        let py = handler.py();
+        let call = Call {
+            handler,
+            plain: is_plain(handler),
+        };
+        let listener = call.choose()?;
+        let Some(kwargs) = kwargs else { return Ok(()) };
 
-    if let Some(reasoning) = truthy(kwargs.get_item(intern!(py, "reasoningText"))?)? {
-        call.reasoning(&listener, reasoning)?;
-    }
-    let data = truthy(kwargs.get_item(intern!(py, "data"))?)?;
-    let complete = kwargs.get_item(intern!(py, "complete"))?;
-    if let Some(data) = &data {
-        call.data(&listener, data, complete.as_ref())?;
-    }
-    if let Some(tool) = truthy(kwargs.get_item(intern!(py, "current_tool_use"))?)? {
-        call.tool(&listener, tool)?;
-    }
-    if truthy(complete)?.is_some() {
-        call.complete(&listener, data.as_ref())?;
-    }
-    Ok(())
+        if let Some(reasoning) = truthy(kwargs.get_item(intern!(py, "reasoningText"))?)? {
+            call.reasoning(&listener, reasoning)?;
+        }
+        let data = truthy(kwargs.get_item(intern!(py, "data"))?)?;
+        let complete = kwargs.get_item(intern!(py, "complete"))?;
+        if let Some(data) = &data {
+            call.data(&listener, data, complete.as_ref())?;
+        }
+        if let Some(tool) = truthy(kwargs.get_item(intern!(py, "current_tool_use"))?)? {
+            call.tool(&listener, tool)?;
+        }
+        if truthy(complete)?.is_some() {
+            call.complete(&listener, data.as_ref())?;
+        }
+        Ok(())
+    })
+}
+
+/// Looks up what is needed from Python.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    run_cancelled(py)?;
+    builtins(py).map(drop)
+}
+
+fn run_cancelled(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "llm_callback.exceptions", "RunCancelled")
+}
+
+fn builtins(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    Ok(MODULE
+        .get_or_try_init(py, || py.import("builtins").map(Bound::unbind))?
+        .bind(py))
 }
 
 /// Asks the run's checker, if it has one, and raises `RunCancelled` if it says so.
@@ -60,17 +81,17 @@ pub(super) fn raise_if_cancelled<'py>(
     run_id: &Bound<'py, PyAny>,
     key: &RunKey<'py>,
 ) -> PyResult<()> {
-    static RUN_CANCELLED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    let py = run_id.py();
-    let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else {
-        return Ok(());
-    };
-    if !checker.call0()?.is_truthy()? {
-        return Ok(());
-    }
-    COUNTERS.count_cancelled();
-    let class = RUN_CANCELLED.import(py, "llm_callback.exceptions", "RunCancelled")?;
-    Err(PyErr::from_value(class.call1((run_id,))?))
+    sleep_if_ended(|| {
+        let py = run_id.py();
+        let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else {
+            return Ok(());
+        };
+        if !checker.call0()?.is_truthy()? {
+            return Ok(());
+        }
+        COUNTERS.count_cancelled();
+        Err(PyErr::from_value(run_cancelled(py)?.call1((run_id,))?))
+    })
 }
 
 fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
@@ -302,9 +323,7 @@ fn is_space(code_point: u32) -> bool {
 /// Python's `print`, with everything that a host may have put in its place.
 fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
     let py = value.py();
-    let print = py
-        .import(intern!(py, "builtins"))?
-        .getattr(intern!(py, "print"))?;
+    let print = builtins(py)?.getattr(intern!(py, "print"))?;
     let options = PyDict::new(py);
     if let Some(end) = end {
         options.set_item(intern!(py, "end"), end)?;

@@ -24,13 +24,26 @@ impl Kind {
         }
     }
 
+    const ALL: [Self; 4] = [
+        Self::Reasoning,
+        Self::Stream,
+        Self::ToolCall,
+        Self::Completed,
+    ];
+
     /// The members of `EventCategory` and `EventAction`, for an `_emit_event` that was overridden.
-    pub(super) fn members(self, py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, Bound<'_, PyAny>)> {
-        let enums = py.import("llm_callback.enums")?;
-        Ok((
-            enums.getattr("EventCategory")?.call1(("llm",))?,
-            enums.getattr("EventAction")?.call1((self.action(),))?,
-        ))
+    pub(super) fn members(self, py: Python<'_>) -> PyResult<&(Py<PyAny>, Py<PyAny>)> {
+        static MEMBERS: [PyOnceLock<(Py<PyAny>, Py<PyAny>)>; 4] = [const { PyOnceLock::new() }; 4];
+        MEMBERS[self as usize].get_or_try_init(py, || {
+            let enums = py.import("llm_callback.enums")?;
+            Ok((
+                enums.getattr("EventCategory")?.call1(("llm",))?.unbind(),
+                enums
+                    .getattr("EventAction")?
+                    .call1((self.action(),))?
+                    .unbind(),
+            ))
+        })
     }
 
     /// A fresh dict of category and action. A copy of a ready one: half the time of making it anew.
@@ -44,6 +57,15 @@ impl Kind {
             .bind(py)
             .copy()
     }
+}
+
+/// Looks up what is needed from Python.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    for kind in Kind::ALL {
+        kind.members(py)?;
+    }
+    caller_context(py)?;
+    agent_types(py).map(drop)
 }
 
 fn word<'py>(
@@ -100,51 +122,48 @@ fn assemble<'py>(
 ///
 /// A plain `CallerContext` is read here, which takes a third of the time; anything else is asked.
 fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    static CONTEXT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = context.py();
-    if !context
-        .get_type()
-        .is(CONTEXT.import(py, "llm_callback.caller", "CallerContext")?)
-    {
+    if !context.get_type().is(caller_context(py)?) {
         return context.call_method0(intern!(py, "to_source_dict"));
     }
     let source = PyDict::new(py);
-    for name in [
-        intern!(py, "agent_id"),
-        intern!(py, "agent_type"),
-        intern!(py, "agent_name"),
-        intern!(py, "team_name"),
-    ] {
-        source.set_item(name, context.getattr(name)?)?;
-    }
+    let agent_id = intern!(py, "agent_id");
+    source.set_item(agent_id, context.getattr(agent_id)?)?;
     let agent_type = intern!(py, "agent_type");
-    if let Some(plain) = plain_agent_type(&context.getattr(agent_type)?)? {
-        source.set_item(agent_type, plain)?;
-    }
+    source.set_item(agent_type, plain_agent_type(context.getattr(agent_type)?)?)?;
+    let agent_name = intern!(py, "agent_name");
+    source.set_item(agent_name, context.getattr(agent_name)?)?;
+    let team_name = intern!(py, "team_name");
+    source.set_item(team_name, context.getattr(team_name)?)?;
     Ok(source.into_any())
 }
 
-/// The value of an `AgentType`, as a plain str; None for anything else.
-fn plain_agent_type<'py>(
-    agent_type: &Bound<'py, PyAny>,
-) -> PyResult<Option<&'py Bound<'py, PyAny>>> {
-    static MEMBERS: PyOnceLock<Vec<(Py<PyAny>, Py<PyAny>)>> = PyOnceLock::new();
+/// The value of an `AgentType`, as a plain str; anything else as it is.
+fn plain_agent_type(agent_type: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
     let py = agent_type.py();
-    let members = MEMBERS.get_or_try_init(py, || {
-        let mut members = Vec::new();
-        for member in py
-            .import("llm_callback.enums")?
+    let known = agent_types(py)?
+        .iter()
+        .find(|(member, _)| agent_type.is(member));
+    Ok(known.map_or(agent_type, |(_, value)| value.bind(py).clone()))
+}
+
+fn caller_context(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "llm_callback.caller", "CallerContext")
+}
+
+/// The members of `AgentType`, each with its value.
+fn agent_types(py: Python<'_>) -> PyResult<&Vec<(Py<PyAny>, Py<PyAny>)>> {
+    static MEMBERS: PyOnceLock<Vec<(Py<PyAny>, Py<PyAny>)>> = PyOnceLock::new();
+    MEMBERS.get_or_try_init(py, || {
+        let enums = py.import("llm_callback.enums")?;
+        enums
             .getattr("AgentType")?
             .try_iter()?
-        {
-            let member = member?;
-            let value = member.getattr("value")?.unbind();
-            members.push((member.unbind(), value));
-        }
-        PyResult::Ok(members)
-    })?;
-    Ok(members
-        .iter()
-        .find(|(member, _)| agent_type.is(member))
-        .map(|(_, value)| value.bind(py)))
+            .map(|member| {
+                let member = member?;
+                Ok((member.clone().unbind(), member.getattr("value")?.unbind()))
+            })
+            .collect()
+    })
 }

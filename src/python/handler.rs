@@ -2,6 +2,7 @@
 
 use super::arguments::{Arg, require};
 use super::attributes::{Attribute, Attributes, Inline};
+use super::exit::sleep_if_ended;
 use super::{dispatch, event};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -157,11 +158,13 @@ impl PyHandler {
         ];
         let [callback, category, action, data] =
             require(slf.py(), name, Some(slf), given, &[], rest, None)?;
-        let context = slf.getattr(Attribute::CallerContext.name(slf.py()))?;
-        dispatch::deliver(
-            &callback,
-            &event::of_members(&context, &category, &action, &data)?,
-        )
+        sleep_if_ended(|| {
+            let context = slf.getattr(Attribute::CallerContext.name(slf.py()))?;
+            dispatch::deliver(
+                &callback,
+                &event::of_members(&context, &category, &action, &data)?,
+            )
+        })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -11,6 +11,7 @@ mod attributes;
 mod context;
 mod dispatch;
 mod event;
+mod exit;
 mod fork;
 mod handler;
 mod registry;
@@ -47,7 +48,12 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::route::read_environment()?;
-        super::slot::install(module.py());
-        super::fork::install(module.py())
+        let py = module.py();
+        // What is needed from Python is looked up now: at interpreter exit, imports fail.
+        super::context::prepare(py)?;
+        super::dispatch::prepare(py)?;
+        super::event::prepare(py)?;
+        super::slot::install(py);
+        super::fork::install(py)
     }
 }

@@ -1,6 +1,7 @@
 //! The registry's Python face: callbacks and checkers by run id, of any hashable kind.
 
 use super::arguments::{Arg, require};
+use super::exit::sleep_if_ended;
 use super::route;
 use super::run_key::RunKey;
 use crate::{Registry, RunId};
@@ -37,15 +38,17 @@ impl Entry {
         py: Python<'py>,
         key: &RunKey<'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let copy = |object: &Py<PyAny>| object.clone_ref(py);
-        match key {
-            RunKey::Core(id) => Ok(match self {
-                Self::Callback => REGISTRY.with_callback(id, copy),
-                Self::Checker => REGISTRY.with_checker(id, copy),
+        sleep_if_ended(|| {
+            let copy = |object: &Py<PyAny>| object.clone_ref(py);
+            match key {
+                RunKey::Core(id) => Ok(match self {
+                    Self::Callback => REGISTRY.with_callback(id, copy),
+                    Self::Checker => REGISTRY.with_checker(id, copy),
+                }
+                .map(|object| object.into_bound(py))),
+                RunKey::Other(object) => self.others(py).get_item(object),
             }
-            .map(|object| object.into_bound(py))),
-            RunKey::Other(object) => self.others(py).get_item(object),
-        }
+        })
     }
 
     /// Registers `value` under `key`; None takes away what is there.
@@ -55,44 +58,52 @@ impl Entry {
         key: RunKey<'_>,
         value: Borrowed<'_, '_, PyAny>,
     ) -> PyResult<()> {
-        match key {
-            RunKey::Core(id) => {
-                // The entry that goes is dropped at the end, outside the lock: its destructor may come back in.
-                let replaced = match (self, value.is_none()) {
-                    (Self::Callback, true) => REGISTRY.remove_callback(&id),
-                    (Self::Checker, true) => REGISTRY.remove_checker(&id),
-                    (Self::Callback, false) => REGISTRY.set_callback(id, value.to_owned().unbind()),
-                    (Self::Checker, false) => REGISTRY.set_checker(id, value.to_owned().unbind()),
-                };
-                drop(replaced);
-                Ok(())
+        sleep_if_ended(|| {
+            match key {
+                RunKey::Core(id) => {
+                    // The entry that goes is dropped at the end, outside the lock: its destructor may come back in.
+                    let replaced = match (self, value.is_none()) {
+                        (Self::Callback, true) => REGISTRY.remove_callback(&id),
+                        (Self::Checker, true) => REGISTRY.remove_checker(&id),
+                        (Self::Callback, false) => {
+                            REGISTRY.set_callback(id, value.to_owned().unbind())
+                        }
+                        (Self::Checker, false) => {
+                            REGISTRY.set_checker(id, value.to_owned().unbind())
+                        }
+                    };
+                    drop(replaced);
+                    Ok(())
+                }
+                RunKey::Other(key) if value.is_none() => {
+                    let others = self.others(py);
+                    // pop() keeps the entry alive until it is out of the dict.
+                    others.call_method1("pop", (key, py.None())).map(drop)
+                }
+                RunKey::Other(key) => self.others(py).set_item(key, value),
             }
-            RunKey::Other(key) if value.is_none() => {
-                let others = self.others(py);
-                // pop() keeps the entry alive until it is out of the dict.
-                others.call_method1("pop", (key, py.None())).map(drop)
-            }
-            RunKey::Other(key) => self.others(py).set_item(key, value),
-        }
+        })
     }
 
     /// A new dict of all entries.
     fn snapshot(self, py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-        let snapshot = self.others(py).copy()?;
-        let ids = match self {
-            Self::Callback => REGISTRY.callback_ids(),
-            Self::Checker => REGISTRY.checker_ids(),
-        };
-        for id in ids {
-            let key = match &id {
-                RunId::Int(id) => id.into_pyobject(py)?.into_any(),
-                RunId::Str(id) => id.into_pyobject(py)?.into_any(),
+        sleep_if_ended(|| {
+            let snapshot = self.others(py).copy()?;
+            let ids = match self {
+                Self::Callback => REGISTRY.callback_ids(),
+                Self::Checker => REGISTRY.checker_ids(),
             };
-            if let Some(entry) = self.get(py, &RunKey::Core(id))? {
-                snapshot.set_item(key, entry)?;
+            for id in ids {
+                let key = match &id {
+                    RunId::Int(id) => id.into_pyobject(py)?.into_any(),
+                    RunId::Str(id) => id.into_pyobject(py)?.into_any(),
+                };
+                if let Some(entry) = self.get(py, &RunKey::Core(id))? {
+                    snapshot.set_item(key, entry)?;
+                }
             }
-        }
-        Ok(snapshot)
+            Ok(snapshot)
+        })
     }
 }
 
@@ -107,9 +118,11 @@ pub(super) fn len(py: Python<'_>) -> (usize, usize) {
 
 /// Forgets everything: for the child of a fork, whose runs are its parent's.
 pub(super) fn clear(py: Python<'_>) {
-    REGISTRY.clear();
-    Entry::Callback.others(py).clear();
-    Entry::Checker.others(py).clear();
+    sleep_if_ended(|| {
+        REGISTRY.clear();
+        Entry::Callback.others(py).clear();
+        Entry::Checker.others(py).clear();
+    });
 }
 
 /// Send the events of the run `run_id` to `callback`; None removes the run's callback.

@@ -1,6 +1,7 @@
 //! Whose event is it, where the handler and the calling context give two answers?
 
 use super::context;
+use super::exit::sleep_if_ended;
 use crate::sync::{AtomicU8, Ordering};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -55,17 +56,19 @@ pub(super) enum Target<'py> {
 /// Decides between `run_id`, which may be None, and the run of the calling context.
 #[inline]
 pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> {
-    let route = Route::current();
-    if route == Route::Handler {
-        return Ok(Target::Given);
-    }
-    let Some(current) = context::current(run_id.py())? else {
-        return Ok(Target::Given);
-    };
-    if route == Route::Strict && !run_id.is_none() && !run_id.eq(&current)? {
-        return Ok(Target::Disagreement);
-    }
-    Ok(Target::Context(current))
+    sleep_if_ended(|| {
+        let route = Route::current();
+        if route == Route::Handler {
+            return Ok(Target::Given);
+        }
+        let Some(current) = context::current(run_id.py())? else {
+            return Ok(Target::Given);
+        };
+        if route == Route::Strict && !run_id.is_none() && !run_id.eq(&current)? {
+            return Ok(Target::Disagreement);
+        }
+        Ok(Target::Context(current))
+    })
 }
 
 /// Choose whose event it is where a handler's run id and the calling context's current run differ.

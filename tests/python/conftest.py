@@ -6,7 +6,9 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+COMMON = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 settings.register_profile("dev", COMMON, max_examples=300)
 settings.register_profile("ci", COMMON, max_examples=1_500, derandomize=True, print_blob=True)

@@ -195,7 +195,9 @@ class Scenario:
 def load(path: Path = CORPUS) -> list[Scenario]:
     """Read all scenarios of a corpus."""
     return [
-        Scenario(s["id"], s["group"], s["level"], s.get("stdout", "capture"), s["steps"], s["expect"])
+        Scenario(
+            s["id"], s["group"], s["level"], s.get("stdout", "capture"), s["steps"], s["expect"]
+        )
         for s in json.loads(path.read_text(encoding="utf-8"))["scenarios"]
     ]
 
@@ -234,7 +236,9 @@ def reworded(recorded: list[Outcome], here: list[Outcome]) -> list[Outcome]:
 def replay(module: types.ModuleType, scenario: Scenario) -> list[Outcome]:
     """Perform a scenario in a fresh thread, and return one outcome per step."""
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.extend(Stage(module).perform(scenario)), daemon=True)
+    thread = threading.Thread(
+        target=lambda: outcomes.extend(Stage(module).perform(scenario)), daemon=True
+    )
     thread.start()
     thread.join(SCENARIO_DEADLINE)
     if thread.is_alive():
@@ -333,7 +337,11 @@ class Values:
                 return {"$": "chr", "v": [ord(char) for char in value]}
             if len(value) <= LONGEST_SPELT_OUT:
                 return value
-            return {"$": "longstr", "len": len(value), "md5": hashlib.md5(utf8, usedforsecurity=False).hexdigest()}
+            return {
+                "$": "longstr",
+                "len": len(value),
+                "md5": hashlib.md5(utf8, usedforsecurity=False).hexdigest(),
+            }
         if isinstance(value, int):
             return value if abs(value) < LARGEST_JSON_INT else {"$": "bigint", "v": str(value)}
         return value if math.isfinite(value) else {"$": "float", "v": str(value)}
@@ -344,10 +352,19 @@ class Values:
             return {"$": type(value).__name__, "v": content}
         if all(type(key) is str and key != "$" for key in value):
             return {key: self.to_json(item, depth + 1) for key, item in value.items()}
-        return {"$": "items", "v": [[self.to_json(key), self.to_json(item, depth + 1)] for key, item in value.items()]}
+        return {
+            "$": "items",
+            "v": [
+                [self.to_json(key), self.to_json(item, depth + 1)] for key, item in value.items()
+            ],
+        }
 
     def _enum_kind(self, member: enum.Enum) -> str:
-        kinds: dict[type, str] = {self._own_enum: "own", ForeignType: "foreign", PlainEnum: "plainenum"}
+        kinds: dict[type, str] = {
+            self._own_enum: "own",
+            ForeignType: "foreign",
+            PlainEnum: "plainenum",
+        }
         return kinds.get(type(member), type(member).__name__)
 
     def _name_of(self, value: object) -> str | None:
@@ -365,10 +382,10 @@ class Values:
 # --- Callbacks and checkers ---
 
 
-def recorded_as(name: str) -> Callable[[types.FunctionType], Any]:
+def recorded_as(name: str) -> Callable[[Callable[..., Any]], Any]:
     """Give a function the name that the recorded texts know it by."""
 
-    def rename(function: types.FunctionType) -> Any:
+    def rename(function: Callable[..., Any]) -> Any:
         function.__qualname__ = RECORDED_PREFIX + name
         return function
 
@@ -603,7 +620,9 @@ class Stage:
         args = [self.values.to_python(arg) for arg in step.get("args", [])]
         given = step.get("kwargs", {})
         pairs: Iterable[tuple[str, Json]] = given.items() if isinstance(given, dict) else given
-        return self._keep(step, function(*args, **{key: self.values.to_python(value) for key, value in pairs}))
+        return self._keep(
+            step, function(*args, **{key: self.values.to_python(value) for key, value in pairs})
+        )
 
     def _at(self, path: list[Any]) -> Any:
         first, *keys = path
@@ -652,7 +671,9 @@ class Stage:
         return len(self.events)
 
     def _do_py(self, step: Step) -> Any:
-        question = PLAIN_QUESTIONS.get(step["fn"]) or cast("Callable[..., Any]", getattr(self._questions, step["fn"]))
+        question = PLAIN_QUESTIONS.get(step["fn"]) or cast(
+            "Callable[..., Any]", getattr(self._questions, step["fn"])
+        )
         return self._keep(step, question(*map(self.values.to_python, step.get("args", []))))
 
     def _do_thread(self, step: Step) -> list[Json]:
@@ -663,7 +684,11 @@ class Stage:
             if step.get("clear", True):
                 self.module.clear_current_run_id()
 
-        start = functools.partial(contextvars.copy_context().run, body) if step.get("context") == "copy" else body
+        start = (
+            functools.partial(contextvars.copy_context().run, body)
+            if step.get("context") == "copy"
+            else body
+        )
         join_all([threading.Thread(target=start, daemon=True)])
         return outcomes
 
@@ -695,7 +720,9 @@ class Storm:
     def blow(self) -> Json:
         """Send all tokens, and tell who got what."""
         with self._registered():
-            join_all([threading.Thread(target=self._send, args=(i,), daemon=True) for i in self._run_ids])
+            join_all(
+                [threading.Thread(target=self._send, args=(i,), daemon=True) for i in self._run_ids]
+            )
         own_in_order = all(
             [event["data"]["content"] for event in events] == self._tokens_of(run_id)
             for run_id, events in self._received.items()
@@ -776,14 +803,24 @@ class Questions:
     def fields(self, value: Any) -> Json:
         """Describe the fields of a dataclass."""
         return [
-            [field.name, self._default(field.default, dataclasses.MISSING), field.init, field.repr, field.compare]
+            [
+                field.name,
+                self._default(field.default, dataclasses.MISSING),
+                field.init,
+                field.repr,
+                field.compare,
+            ]
             for field in dataclasses.fields(value)
         ]
 
     def params(self, value: Any) -> Json:
         """Describe the parameters of a callable."""
         return [
-            [parameter.name, parameter.kind.name, self._default(parameter.default, inspect.Parameter.empty)]
+            [
+                parameter.name,
+                parameter.kind.name,
+                self._default(parameter.default, inspect.Parameter.empty),
+            ]
             for parameter in inspect.signature(value).parameters.values()
         ]
 
@@ -817,10 +854,15 @@ class Questions:
     def subclass_context(self, _unused: object) -> Json:
         """Derive a class from the context, and look at an instance."""
         base = self._module.CallerContext
-        sub = type("Sub", (base,), {})
+        sub: Any = type("Sub", (base,), {})
         context = sub.worker("a", "b", "c")
         equal = context == base.worker("a", "b", "c")
-        return [type(context).__name__, isinstance(context, base), equal, context.get_source_label()]
+        return [
+            type(context).__name__,
+            isinstance(context, base),
+            equal,
+            context.get_source_label(),
+        ]
 
     def subclass_handler(self, context: object) -> Json:
         """Derive a handler that looks at each event before it is emitted."""
@@ -848,6 +890,8 @@ class Questions:
         def call(handler: Any, **kwargs: Any) -> None:
             base.__call__(handler, **{**kwargs, "data": kwargs.get("data", "") + "!"})
 
-        handler = type("Sub", (base,), {"__init__": init, "__call__": call})(context, received.append)
+        handler = type("Sub", (base,), {"__init__": init, "__call__": call})(
+            context, received.append
+        )
         handler(data="d")
         return [handler.extra, [event["data"] for event in received]]

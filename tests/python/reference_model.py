@@ -87,7 +87,9 @@ class CallerContext:
     team_name: str | None = None
 
     @classmethod
-    def global_supervisor(cls, agent_id: str, agent_name: str = "Global Supervisor") -> CallerContext:
+    def global_supervisor(
+        cls, agent_id: str, agent_name: str = "Global Supervisor"
+    ) -> CallerContext:
         """Describe the supervisor of all teams."""
         return cls(agent_id, AgentType.GLOBAL_SUPERVISOR, agent_name)
 
@@ -105,7 +107,9 @@ class CallerContext:
         """Return the ``source`` part of an event."""
         return {
             "agent_id": self.agent_id,
-            "agent_type": self.agent_type.value if isinstance(self.agent_type, AgentType) else self.agent_type,
+            "agent_type": self.agent_type.value
+            if isinstance(self.agent_type, AgentType)
+            else self.agent_type,
             "agent_name": self.agent_name,
             "team_name": self.team_name,
         }
@@ -151,7 +155,7 @@ def register_event_callback(run_id: Hashable, callback: EventCallback | None) ->
     with _lock:
         if callback is not None:
             _callback_registry[run_id] = callback
-        elif run_id in _callback_registry:  # not pop(): that asks for no hash while the dictionary is empty
+        elif run_id in _callback_registry:  # pop() would not hash while it is empty
             del _callback_registry[run_id]
 
 
@@ -166,7 +170,7 @@ def register_cancellation_checker(run_id: Hashable, checker: CancellationChecker
     with _lock:
         if checker is not None:
             _checker_registry[run_id] = checker
-        elif run_id in _checker_registry:  # not pop(): that asks for no hash while the dictionary is empty
+        elif run_id in _checker_registry:  # pop() would not hash while it is empty
             del _checker_registry[run_id]
 
 
@@ -252,7 +256,9 @@ class LLMCallbackHandler:
             if self.verbose:
                 print(reasoning, end="")
             if callback:
-                self._emit_event(callback, EventCategory.LLM, EventAction.REASONING, {"content": reasoning})
+                self._emit_event(
+                    callback, EventCategory.LLM, EventAction.REASONING, {"content": reasoning}
+                )
 
         if data:
             self._buffer.append(data)

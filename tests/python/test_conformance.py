@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import llm_callback
 import pytest
+
+import llm_callback
 import reference_model
 from corpus import load, recorded_on_this_python, replay, reworded, spelt
 
@@ -26,7 +27,9 @@ def expected(scenario: Scenario) -> list[Outcome]:
     return reworded(scenario.expect, replay(reference_model, scenario))
 
 
-@pytest.mark.parametrize("module", [llm_callback, reference_model], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [llm_callback, reference_model], ids=lambda module: module.__name__
+)
 @pytest.mark.parametrize("scenario", CONTRACT, ids=lambda scenario: scenario.id)
 def test_scenario_of_the_contract(module: ModuleType, scenario: Scenario) -> None:
     """Every step of a scenario ends as it was recorded."""
@@ -43,7 +46,10 @@ def test_copied_context_carries_the_run() -> None:
 
 def test_reused_thread_id_inherits_nothing() -> None:
     """A thread that gets the id of a dead one does not get its run, unlike in the original."""
-    assert replay(llm_callback, HAZARDS["cur-ident-reuse"])[1:] == [{"ret": [None]}, {"ret": [None]}]
+    assert replay(llm_callback, HAZARDS["cur-ident-reuse"])[1:] == [
+        {"ret": [None]},
+        {"ret": [None]},
+    ]
 
 
 def test_private_names_of_the_original_exist_except_its_lock() -> None:
@@ -67,5 +73,10 @@ def test_private_registry_shows_what_is_registered() -> None:
 
 def test_every_hazard_is_decided() -> None:
     """No scenario of the level hazard is left without a test above."""
-    decided = {"cur-copied-context", "cur-ident-reuse", "mod-private-names", "mod-private-registry-content"}
+    decided = {
+        "cur-copied-context",
+        "cur-ident-reuse",
+        "mod-private-names",
+        "mod-private-registry-content",
+    }
     assert set(HAZARDS) == decided

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 THREAD_DEADLINE = 30.0
 DEEPEST_NESTING = 3
 
-HANDLER_ATTRIBUTES = ("caller_context", "event_callback", "verbose", "run_id", "tool_count", "previous_tool_use")
+HANDLER_ATTRIBUTES = (
+    "caller_context",
+    "event_callback",
+    "verbose",
+    "run_id",
+    "tool_count",
+    "previous_tool_use",
+)
 CONTEXT_ATTRIBUTES = ("agent_id", "agent_type", "agent_name", "team_name")
 
 
@@ -68,7 +75,7 @@ class BoolRaises(Named):
         raise ArithmeticError("bool")
 
 
-class False_(Named):
+class Falsy(Named):
     """False."""
 
     def __bool__(self) -> bool:
@@ -431,7 +438,21 @@ class Look:
     """Look at everything that is there; not done after each operation, since looking might change what is inside."""
 
 
-Operation = Call | Handle | Ask | Emit | Subclass | Get | Set | Delete | Change | Copy | Redirect | InThread | Look
+Operation = (
+    Call
+    | Handle
+    | Ask
+    | Emit
+    | Subclass
+    | Get
+    | Set
+    | Delete
+    | Change
+    | Copy
+    | Redirect
+    | InThread
+    | Look
+)
 
 
 @dataclass(frozen=True)
@@ -580,7 +601,11 @@ class World:
             method = getattr(self, f"_perform_{type(operation).__name__.lower()}")
             return ("returned", self.describe(method(operation)))
         except BaseException as error:  # noqa: BLE001
-            kinds = [kind.__name__ for kind in (Exception, OSError, InterruptedError) if isinstance(error, kind)]
+            kinds = [
+                kind.__name__
+                for kind in (Exception, OSError, InterruptedError)
+                if isinstance(error, kind)
+            ]
             return ("raised", type(error).__name__, self._text(error), kinds, error is self.raised)
 
     @staticmethod
@@ -637,7 +662,9 @@ class World:
         handler = self._pooled("handler", emit.handler)
         category = self.module.EventCategory[emit.category]
         action = self.module.EventAction[emit.action]
-        return handler._emit_event(self._pooled("callable", emit.callback), category, action, self.make(emit.data))
+        return handler._emit_event(
+            self._pooled("callable", emit.callback), category, action, self.make(emit.data)
+        )
 
     def _perform_subclass(self, subclass: Subclass) -> Any:
         base, log = self.module.LLMCallbackHandler, self.log
@@ -650,7 +677,9 @@ class World:
             log.append(("overridden", sorted(kwargs)))
             base.__call__(handler, **kwargs)
 
-        overrides = {"_emit_event": emit} if subclass.override == "_emit_event" else {"__call__": call}
+        overrides = (
+            {"_emit_event": emit} if subclass.override == "_emit_event" else {"__call__": call}
+        )
         return self._adopt(type("Derived", (base,), overrides)(**self._kwargs(subclass.kwargs)))
 
     def _perform_get(self, get: Get) -> Any:
@@ -674,7 +703,9 @@ class World:
         sys.stdout = self._stdout
 
     def _perform_inthread(self, in_thread: InThread) -> None:
-        thread = threading.Thread(target=self.perform_nested, args=(in_thread.operations,), daemon=True)
+        thread = threading.Thread(
+            target=self.perform_nested, args=(in_thread.operations,), daemon=True
+        )
         thread.start()
         thread.join(THREAD_DEADLINE)
         if thread.is_alive():
@@ -687,7 +718,9 @@ class World:
 
     def note_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that a callback or checker was called."""
-        self.log.append(("called", name, [self.describe(arg) for arg in args], self.describe(kwargs)))
+        self.log.append(
+            ("called", name, [self.describe(arg) for arg in args], self.describe(kwargs))
+        )
         self.events += args
 
     def _state(self) -> Any:
@@ -704,14 +737,18 @@ class World:
             "handlers": [self._attributes(handler, HANDLER_ATTRIBUTES) for handler in handlers],
             "contexts": [self._attributes(context, CONTEXT_ATTRIBUTES) for context in contexts],
             "buffers": [self.describe(buffer) for buffer in buffers],
-            "buffers shared": [next(i for i, other in enumerate(buffers) if other is buffer) for buffer in buffers],
+            "buffers shared": [
+                next(i for i, other in enumerate(buffers) if other is buffer) for buffer in buffers
+            ],
             "events": [self.describe(event) for event in self.events],
             "distinct parts of events": len({id(part) for part in parts}),
             "current run": self.describe(self.module.get_current_run_id()),
         }
 
     def _attributes(self, target: Any, names: tuple[str, ...]) -> Any:
-        return [(name, self.describe(getattr(target, name, "missing"))) for name in (*names, "extra")]
+        return [
+            (name, self.describe(getattr(target, name, "missing"))) for name in (*names, "extra")
+        ]
 
     def describe(self, value: Any) -> Any:
         """Say what an object is, in words that are the same in both worlds for the same object."""
@@ -723,10 +760,16 @@ class World:
         if isinstance(value, enum.Enum):
             return (kind, value.name)
         if isinstance(value, (dict, UserDict)):
-            return (kind, [(self.describe(key), self.describe(item)) for key, item in value.items()])
+            return (
+                kind,
+                [(self.describe(key), self.describe(item)) for key, item in value.items()],
+            )
         if isinstance(value, (list, tuple)):
             return (kind, [self.describe(item) for item in value])
-        if isinstance(value, (str, bytes, bytearray, int, float, complex, set, frozenset, Named)) or value is None:
+        if (
+            isinstance(value, (str, bytes, bytearray, int, float, complex, set, frozenset, Named))
+            or value is None
+        ):
             return (kind, ascii(value))
         if isinstance(value, types.MappingProxyType):
             return (kind, self.describe(dict(value)))

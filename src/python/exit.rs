@@ -1,0 +1,101 @@
+//! What becomes of a thread that the interpreter ends, at its exit, inside a call of ours.
+//!
+//! Before 3.14, `CPython` ends a daemon thread that comes back for the GIL by `pthread_exit` ("Caution" at
+//! `PyGILState_Ensure` in the C API's reference). With glibc that unwinds the stack by force; Rust's frames are not
+//! made to be unwound so, and the process aborts. Here such a thread is stopped before the first frame is unwound, and
+//! sleeps until the process is gone: what `CPython` itself does since 3.14.
+
+/// Runs `body`, in which Python code may run or the GIL be given up. A thread that is ended in it never leaves it.
+#[inline]
+pub(super) fn sleep_if_ended<R>(body: impl FnOnce() -> R) -> R {
+    let _watch = thread::Watch::new();
+    body()
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "a cleanup handler of the C library")]
+mod thread {
+    use std::cell::{Cell, UnsafeCell};
+    use std::ffi::{c_int, c_void};
+    use std::ptr;
+
+    /// `struct _pthread_cleanup_buffer` of glibc's `pthread.h`.
+    #[repr(C)]
+    struct CleanupBuffer {
+        routine: Option<unsafe extern "C" fn(*mut c_void)>,
+        arg: *mut c_void,
+        cancel_type: c_int,
+        previous: *mut Self,
+    }
+
+    unsafe extern "C" {
+        fn _pthread_cleanup_push(
+            buffer: *mut CleanupBuffer,
+            routine: unsafe extern "C" fn(*mut c_void),
+            arg: *mut c_void,
+        );
+        fn _pthread_cleanup_pop(buffer: *mut CleanupBuffer, execute: c_int);
+    }
+
+    thread_local! {
+        static DEPTH: Cell<usize> = const { Cell::new(0) };
+        // On the heap: glibc runs a handler when the unwinding leaves the buffer's place on the stack, and one that
+        // is not on the stack at once.
+        static BUFFER: Box<UnsafeCell<CleanupBuffer>> = Box::new(UnsafeCell::new(CleanupBuffer {
+            routine: None,
+            arg: ptr::null_mut(),
+            cancel_type: 0,
+            previous: ptr::null_mut(),
+        }));
+    }
+
+    /// While there is one, the thread is not unwound by force. They nest, as calls do.
+    pub(super) struct Watch(());
+
+    impl Watch {
+        #[inline]
+        pub(super) fn new() -> Self {
+            let depth = DEPTH.get();
+            if depth == 0 {
+                // SAFETY: the buffer outlives its registration, which ends in drop() at the latest on the same
+                // thread, and nothing else looks into it.
+                BUFFER.with(|buffer| unsafe {
+                    _pthread_cleanup_push(buffer.get(), sleep, ptr::null_mut())
+                });
+            }
+            DEPTH.set(depth + 1);
+            Self(())
+        }
+    }
+
+    impl Drop for Watch {
+        #[inline]
+        fn drop(&mut self) {
+            let depth = DEPTH.get() - 1;
+            DEPTH.set(depth);
+            if depth == 0 {
+                // SAFETY: registered by the outermost Watch of this thread, and by now the last registration again,
+                // since whatever was called in between has returned.
+                BUFFER.with(|buffer| unsafe { _pthread_cleanup_pop(buffer.get(), 0) });
+            }
+        }
+    }
+
+    unsafe extern "C" fn sleep(_: *mut c_void) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod thread {
+    /// Elsewhere `pthread_exit` leaves the stack as it is.
+    pub(super) struct Watch;
+
+    impl Watch {
+        pub(super) fn new() -> Self {
+            Self
+        }
+    }
+}
