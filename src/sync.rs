@@ -1,9 +1,9 @@
 //! The only file that names locks and atomics, so that loom can put its own in their place.
 
-#[cfg(feature = "python")]
-pub(crate) use parking_lot::Mutex;
 #[cfg(not(loom))]
 pub(crate) use parking_lot::RwLock;
+#[cfg(Py_GIL_DISABLED)]
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 #[cfg(feature = "python")]
 pub(crate) use std::sync::atomic::AtomicU8;
 #[cfg(not(loom))]

@@ -9,7 +9,7 @@ from llm_callback._core import _callbacks, _checkers, get_current_run_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, ItemsView, Iterator, ValuesView
     from typing import Any
 
 
@@ -29,6 +29,17 @@ class _View(Mapping["Hashable", "Any"]):
 
     def __len__(self) -> int:
         return len(self._snapshot())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._snapshot()
+
+    # Of one moment each: the mixins would look up key by key, and find some gone.
+
+    def items(self) -> ItemsView[Hashable, Any]:
+        return self._snapshot().items()
+
+    def values(self) -> ValuesView[Any]:
+        return self._snapshot().values()
 
     def __repr__(self) -> str:
         return repr(self._snapshot())

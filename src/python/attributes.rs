@@ -4,9 +4,9 @@
 //! somebody asks for `__dict__`, deletes an attribute or sets a further one; so that `vars()`, `copy`, `pickle` and
 //! `__dict__.update(…)` see what they expect. An object of a subclass has a `__dict__` of its own and keeps them there.
 
+use super::attached::AttachedMutex;
 use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
-use crate::sync::Mutex;
 use pyo3::exceptions::{PyAttributeError, PyKeyError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -93,33 +93,28 @@ enum State {
 /// Where one handler's attributes are.
 ///
 /// The lock protects the state. Under it references are copied and moved, never dropped, and no Python code runs.
-pub(super) struct Attributes(Mutex<State>);
-
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        let state = std::mem::replace(self.0.get_mut(), State::Unset);
-        sleep_if_ended(|| drop(state));
-    }
-}
+pub(super) struct Attributes(AttachedMutex<State>);
 
 impl Attributes {
     pub(super) fn unset() -> Self {
-        Self(Mutex::new(State::Unset))
+        Self(AttachedMutex::new(State::Unset))
     }
 
     pub(super) fn new(inline: Inline) -> Self {
-        Self(Mutex::new(State::Inline(inline)))
+        Self(AttachedMutex::new(State::Inline(inline)))
     }
 
     /// What `__init__` does: gives a handler that has no attributes yet those of a new one, any other the new values.
     pub(super) fn initialize(handler: &Bound<'_, PyHandler>, inline: Inline) -> PyResult<()> {
-        sleep_if_ended(|| {
-            let py = handler.py();
-            let attributes = &handler.get().attributes;
-            if is_plain(handler) && matches!(*attributes.0.lock(), State::Unset) {
-                *attributes.0.lock() = State::Inline(inline);
+        let py = handler.py();
+        if is_plain(handler) {
+            let mut state = handler.get().attributes.0.lock(py);
+            if let State::Unset = &*state {
+                *state = State::Inline(inline);
                 return Ok(());
             }
+        }
+        sleep_if_ended(|| {
             for (attribute, value) in inline.into_values(py) {
                 // As an assignment to self: a subclass may have a property of that name.
                 handler.setattr(attribute.name(py), value)?;
@@ -133,27 +128,46 @@ impl Attributes {
         handler: &Bound<'py, PyHandler>,
         attribute: Attribute,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = handler.py();
         if is_plain(handler) {
-            let state = &handler.get().attributes.0;
-            let found = match &*state.lock() {
-                State::Inline(inline) => Some(inline.get(py, attribute)),
-                State::Unset | State::Dict(_) => None,
-            };
-            match found {
-                Some(Some(value)) => return Ok(value.into_bound(py)),
-                Some(None) => {
-                    // Not under the lock: making an object may start the garbage collector.
-                    let buffer = PyList::empty(py).into_any();
-                    if let State::Inline(inline) = &mut *state.lock() {
-                        let buffer = inline.buffer.get_or_insert_with(|| buffer.unbind());
-                        return Ok(buffer.bind(py).clone());
-                    }
-                }
-                None => {}
-            }
+            Self::get_plain(handler, attribute)
+        } else {
+            Self::get_from_dict(handler, attribute)
         }
-        let name = attribute.name(py);
+    }
+
+    /// Reads an own attribute of a plain handler.
+    #[inline]
+    pub(super) fn get_plain<'py>(
+        handler: &Bound<'py, PyHandler>,
+        attribute: Attribute,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = handler.py();
+        let state = &handler.get().attributes.0;
+        let found = match &*state.lock(py) {
+            State::Inline(inline) => Some(inline.get(py, attribute)),
+            State::Unset | State::Dict(_) => None,
+        };
+        match found {
+            Some(Some(value)) => return Ok(value.into_bound(py)),
+            Some(None) => {
+                // Not under the lock: making an object may start the garbage collector.
+                let buffer = PyList::empty(py).into_any();
+                if let State::Inline(inline) = &mut *state.lock(py) {
+                    let buffer = inline.buffer.get_or_insert_with(|| buffer.unbind());
+                    return Ok(buffer.bind(py).clone());
+                }
+            }
+            None => {}
+        }
+        Self::get_from_dict(handler, attribute)
+    }
+
+    #[cold]
+    fn get_from_dict<'py>(
+        handler: &Bound<'py, PyHandler>,
+        attribute: Attribute,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let name = attribute.name(handler.py());
         Self::dict(handler)?
             .get_item(name)?
             .ok_or_else(|| missing(handler, name))
@@ -165,20 +179,18 @@ impl Attributes {
         attribute: Attribute,
         value: Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        sleep_if_ended(|| {
-            let py = handler.py();
-            if is_plain(handler) {
-                let mut state = handler.get().attributes.0.lock();
-                if let State::Inline(inline) = &mut *state {
-                    let replaced = inline.set(attribute, value.unbind());
-                    drop(state);
-                    // Only now: its destructor may come back in.
-                    drop(replaced);
-                    return Ok(());
-                }
+        let py = handler.py();
+        if is_plain(handler) {
+            let mut state = handler.get().attributes.0.lock(py);
+            if let State::Inline(inline) = &mut *state {
+                let replaced = inline.set(attribute, value.unbind());
+                drop(state);
+                // Only now: its destructor may come back in.
+                drop(replaced);
+                return Ok(());
             }
-            Self::dict(handler)?.set_item(attribute.name(py), value)
-        })
+        }
+        Self::dict(handler)?.set_item(attribute.name(py), value)
     }
 
     /// Deletes an own attribute.
@@ -192,25 +204,33 @@ impl Attributes {
         if let Some(dict) = subclass_dict(handler)? {
             return Ok(dict);
         }
-        let dict = PyDict::new(py);
-        let mut state = handler.get().attributes.0.lock();
-        if let State::Dict(dict) = &*state {
-            return Ok(dict.bind(py).clone());
-        }
-        let moved = std::mem::replace(&mut *state, State::Dict(dict.clone().unbind()));
-        drop(state);
-        if let State::Inline(inline) = moved {
-            for (attribute, value) in inline.into_values(py) {
-                dict.set_item(attribute.name(py), value)?;
+        let mutex = &handler.get().attributes.0;
+        let (dict, buffer) = (PyDict::new(py), PyList::empty(py));
+        // Copied first and moved then: making an object may start the garbage collector, and a destructor that looks
+        // at the handler finds all its attributes.
+        let values = match &*mutex.lock(py) {
+            State::Dict(dict) => return Ok(dict.bind(py).clone()),
+            State::Inline(inline) => Attribute::ALL.map(|attribute| inline.get(py, attribute)),
+            State::Unset => [const { None }; Attribute::ALL.len()],
+        };
+        let is_set = values.iter().any(Option::is_some);
+        for (attribute, value) in Attribute::ALL.into_iter().zip(values) {
+            match value {
+                Some(value) => dict.set_item(attribute.name(py), value)?,
+                None if is_set => dict.set_item(attribute.name(py), &buffer)?,
+                None => {}
             }
         }
+        let moved = std::mem::replace(&mut *mutex.lock(py), State::Dict(dict.clone().unbind()));
+        drop(moved);
         Ok(dict)
     }
 
     /// Replaces the `__dict__` of a plain handler.
     pub(super) fn set_dict(&self, dict: Bound<'_, PyDict>) {
+        let py = dict.py();
         sleep_if_ended(|| {
-            let replaced = std::mem::replace(&mut *self.0.lock(), State::Dict(dict.unbind()));
+            let replaced = std::mem::replace(&mut *self.0.lock(py), State::Dict(dict.unbind()));
             drop(replaced);
         });
     }
@@ -221,17 +241,20 @@ impl Attributes {
         name: &Bound<'py, PyString>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = handler.py();
-        let dict = match &*handler.get().attributes.0.lock() {
+        let dict = match &*handler.get().attributes.0.lock(py) {
             State::Dict(dict) => dict.bind(py).clone(),
             State::Unset | State::Inline(_) => return Ok(None),
         };
         dict.get_item(name)
     }
 
+    #[expect(unsafe_code, reason = "the collector hands out no token")]
     pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs attached, and the token is used for no more than to say so.
+        let py = unsafe { Python::assume_attached() };
         // The collector must not wait. Nothing under the lock can start it, so the lock is free; were it not, an
         // object that is not traversed is only taken for alive.
-        match self.0.try_lock().as_deref() {
+        match self.0.try_lock(py).as_deref() {
             Some(State::Inline(inline)) => {
                 inline
                     .first_six
@@ -244,8 +267,8 @@ impl Attributes {
         }
     }
 
-    pub(super) fn clear(&self) {
-        let cleared = std::mem::replace(&mut *self.0.lock(), State::Unset);
+    pub(super) fn clear(&self, py: Python<'_>) {
+        let cleared = std::mem::replace(&mut *self.0.lock(py), State::Unset);
         drop(cleared);
     }
 }
@@ -393,7 +416,7 @@ macro_rules! descriptors {
 
                 #[setter($name)]
                 fn $set(slf: &Bound<'_, Self>, value: Bound<'_, PyAny>) -> PyResult<()> {
-                    Attributes::set(slf, Attribute::$attribute, value)
+                    sleep_if_ended(|| Attributes::set(slf, Attribute::$attribute, value))
                 }
 
                 #[deleter($name)]

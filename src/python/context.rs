@@ -38,21 +38,16 @@ fn variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 /// The run of the calling context, if one is known.
 pub(super) fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
-    sleep_if_ended(|| {
-        let value = variable(py)?.call_method0(intern!(py, "get"))?;
-        let Ok(current) = value.cast_exact::<CurrentRun>() else {
-            return Ok(None);
-        };
-        let current = current.get();
-        // In another thread the value came along with a context: one that was copied on purpose is believed.
-        if current.thread != std::thread::current().id()
-            && threads_inherit(py)?
-            && is_inherited(py)?
-        {
-            return Ok(None);
-        }
-        Ok(Some(current.run_id.bind(py).clone()))
-    })
+    let value = variable(py)?.call_method0(intern!(py, "get"))?;
+    let Ok(current) = value.cast_exact::<CurrentRun>() else {
+        return Ok(None);
+    };
+    let current = current.get();
+    // In another thread the value came along with a context: one that was copied on purpose is believed.
+    if current.thread != std::thread::current().id() && threads_inherit(py)? && is_inherited(py)? {
+        return Ok(None);
+    }
+    Ok(Some(current.run_id.bind(py).clone()))
 }
 
 /// Looks up what is needed from Python.
@@ -247,22 +242,22 @@ pub(super) fn get_global_cancellation_checker<'py>(
 #[pyo3(signature = (*rest), text_signature = "()")]
 pub(super) fn check_cancellation<'py>(py: Python<'py>, rest: &Bound<'py, PyTuple>) -> PyResult<()> {
     let [] = require(py, "check_cancellation", None, [], &[], rest, None)?;
-    match current(py)? {
+    sleep_if_ended(|| match current(py)? {
         Some(run_id) => raise_if_cancelled(&run_id, &RunKey::new(&run_id)?),
         None => Ok(()),
-    }
+    })
 }
 
 fn set_for_current(py: Python<'_>, entry: Entry, value: Borrowed<'_, '_, PyAny>) -> PyResult<()> {
-    match current(py)? {
+    sleep_if_ended(|| match current(py)? {
         Some(run_id) => entry.set(py, RunKey::new(&run_id)?, value),
         None => Ok(()),
-    }
+    })
 }
 
 fn get_for_current(py: Python<'_>, entry: Entry) -> PyResult<Option<Bound<'_, PyAny>>> {
-    match current(py)? {
+    sleep_if_ended(|| match current(py)? {
         Some(run_id) => entry.get(py, &RunKey::new(&run_id)?),
         None => Ok(None),
-    }
+    })
 }

@@ -81,17 +81,15 @@ pub(super) fn raise_if_cancelled<'py>(
     run_id: &Bound<'py, PyAny>,
     key: &RunKey<'py>,
 ) -> PyResult<()> {
-    sleep_if_ended(|| {
-        let py = run_id.py();
-        let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else {
-            return Ok(());
-        };
-        if !checker.call0()?.is_truthy()? {
-            return Ok(());
-        }
-        COUNTERS.count_cancelled();
-        Err(PyErr::from_value(run_cancelled(py)?.call1((run_id,))?))
-    })
+    let py = run_id.py();
+    let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else {
+        return Ok(());
+    };
+    if !checker.call0()?.is_truthy()? {
+        return Ok(());
+    }
+    COUNTERS.count_cancelled();
+    Err(PyErr::from_value(run_cancelled(py)?.call1((run_id,))?))
 }
 
 fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
@@ -254,7 +252,7 @@ impl<'py> Call<'_, 'py> {
 
     fn get(&self, attribute: Attribute) -> PyResult<Bound<'py, PyAny>> {
         if self.plain {
-            Attributes::get(self.handler, attribute)
+            Attributes::get_plain(self.handler, attribute)
         } else {
             self.handler.getattr(attribute.name(self.handler.py()))
         }

@@ -41,6 +41,7 @@ mod thread {
         static DEPTH: Cell<usize> = const { Cell::new(0) };
         // On the heap: glibc runs a handler when the unwinding leaves the buffer's place on the stack, and one that
         // is not on the stack at once.
+        #[expect(clippy::unnecessary_box_returns, reason = "see above")]
         static BUFFER: Box<UnsafeCell<CleanupBuffer>> = Box::new(UnsafeCell::new(CleanupBuffer {
             routine: None,
             arg: ptr::null_mut(),
@@ -60,7 +61,7 @@ mod thread {
                 // SAFETY: the buffer outlives its registration, which ends in drop() at the latest on the same
                 // thread, and nothing else looks into it.
                 BUFFER.with(|buffer| unsafe {
-                    _pthread_cleanup_push(buffer.get(), sleep, ptr::null_mut())
+                    _pthread_cleanup_push(buffer.get(), sleep, ptr::null_mut());
                 });
             }
             DEPTH.set(depth + 1);
@@ -76,7 +77,9 @@ mod thread {
             if depth == 0 {
                 // SAFETY: registered by the outermost Watch of this thread, and by now the last registration again,
                 // since whatever was called in between has returned.
-                BUFFER.with(|buffer| unsafe { _pthread_cleanup_pop(buffer.get(), 0) });
+                BUFFER.with(|buffer| unsafe {
+                    _pthread_cleanup_pop(buffer.get(), 0);
+                });
             }
         }
     }

@@ -171,8 +171,8 @@ impl PyHandler {
         self.attributes.traverse(&visit)
     }
 
-    fn __clear__(&self) {
-        self.attributes.clear();
+    fn __clear__(&self, py: Python<'_>) {
+        self.attributes.clear(py);
     }
 }
 

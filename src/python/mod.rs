@@ -7,6 +7,7 @@
 //! free-threaded build such a wait is as long as one map operation.
 
 mod arguments;
+mod attached;
 mod attributes;
 mod context;
 mod dispatch;

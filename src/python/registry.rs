@@ -38,17 +38,15 @@ impl Entry {
         py: Python<'py>,
         key: &RunKey<'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        sleep_if_ended(|| {
-            let copy = |object: &Py<PyAny>| object.clone_ref(py);
-            match key {
-                RunKey::Core(id) => Ok(match self {
-                    Self::Callback => REGISTRY.with_callback(id, copy),
-                    Self::Checker => REGISTRY.with_checker(id, copy),
-                }
-                .map(|object| object.into_bound(py))),
-                RunKey::Other(object) => self.others(py).get_item(object),
+        let copy = |object: &Py<PyAny>| object.clone_ref(py);
+        match key {
+            RunKey::Core(id) => Ok(match self {
+                Self::Callback => REGISTRY.with_callback(id, copy),
+                Self::Checker => REGISTRY.with_checker(id, copy),
             }
-        })
+            .map(|object| object.into_bound(py))),
+            RunKey::Other(object) => self.others(py).get_item(object),
+        }
     }
 
     /// Registers `value` under `key`; None takes away what is there.
@@ -58,31 +56,25 @@ impl Entry {
         key: RunKey<'_>,
         value: Borrowed<'_, '_, PyAny>,
     ) -> PyResult<()> {
-        sleep_if_ended(|| {
-            match key {
-                RunKey::Core(id) => {
-                    // The entry that goes is dropped at the end, outside the lock: its destructor may come back in.
-                    let replaced = match (self, value.is_none()) {
-                        (Self::Callback, true) => REGISTRY.remove_callback(&id),
-                        (Self::Checker, true) => REGISTRY.remove_checker(&id),
-                        (Self::Callback, false) => {
-                            REGISTRY.set_callback(id, value.to_owned().unbind())
-                        }
-                        (Self::Checker, false) => {
-                            REGISTRY.set_checker(id, value.to_owned().unbind())
-                        }
-                    };
-                    drop(replaced);
-                    Ok(())
-                }
-                RunKey::Other(key) if value.is_none() => {
-                    let others = self.others(py);
-                    // pop() keeps the entry alive until it is out of the dict.
-                    others.call_method1("pop", (key, py.None())).map(drop)
-                }
-                RunKey::Other(key) => self.others(py).set_item(key, value),
+        match key {
+            RunKey::Core(id) => {
+                // The entry that goes is dropped at the end, outside the lock: its destructor may come back in.
+                let replaced = match (self, value.is_none()) {
+                    (Self::Callback, true) => REGISTRY.remove_callback(&id),
+                    (Self::Checker, true) => REGISTRY.remove_checker(&id),
+                    (Self::Callback, false) => REGISTRY.set_callback(id, value.to_owned().unbind()),
+                    (Self::Checker, false) => REGISTRY.set_checker(id, value.to_owned().unbind()),
+                };
+                drop(replaced);
+                Ok(())
             }
-        })
+            RunKey::Other(key) if value.is_none() => {
+                let others = self.others(py);
+                // pop() keeps the entry alive until it is out of the dict.
+                others.call_method1("pop", (key, py.None())).map(drop)
+            }
+            RunKey::Other(key) => self.others(py).set_item(key, value),
+        }
     }
 
     /// A new dict of all entries.
@@ -142,7 +134,7 @@ pub(super) fn register_event_callback<'py>(
 ) -> PyResult<()> {
     let given = [("run_id", run_id), ("callback", callback)];
     let [run_id, callback] = require(py, "register_event_callback", None, given, &[], rest, None)?;
-    Entry::Callback.set(py, RunKey::new(&run_id)?, callback)
+    sleep_if_ended(|| Entry::Callback.set(py, RunKey::new(&run_id)?, callback))
 }
 
 /// Return the callback of the run `run_id`, or None.
@@ -192,7 +184,7 @@ pub(super) fn register_cancellation_checker<'py>(
         rest,
         None,
     )?;
-    Entry::Checker.set(py, RunKey::new(&run_id)?, checker)
+    sleep_if_ended(|| Entry::Checker.set(py, RunKey::new(&run_id)?, checker))
 }
 
 /// Return the cancellation checker of the run `run_id`, or None.
@@ -232,12 +224,14 @@ pub(super) fn checkers(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// What is registered for the run that a caller means by `run_id`.
 fn look_up<'py>(run_id: &Bound<'py, PyAny>, entry: Entry) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let py = run_id.py();
-    // The id that was passed must be hashable also where another one is preferred.
-    let key = RunKey::new(run_id)?;
-    match route::resolve(run_id)? {
-        route::Target::Given => entry.get(py, &key),
-        route::Target::Context(run_id) => entry.get(py, &RunKey::new(&run_id)?),
-        route::Target::Disagreement => Ok(None),
-    }
+    sleep_if_ended(|| {
+        let py = run_id.py();
+        // The id that was passed must be hashable also where another one is preferred.
+        let key = RunKey::new(run_id)?;
+        match route::resolve(run_id)? {
+            route::Target::Given => entry.get(py, &key),
+            route::Target::Context(run_id) => entry.get(py, &RunKey::new(&run_id)?),
+            route::Target::Disagreement => Ok(None),
+        }
+    })
 }

@@ -1,7 +1,6 @@
 //! Whose event is it, where the handler and the calling context give two answers?
 
 use super::context;
-use super::exit::sleep_if_ended;
 use crate::sync::{AtomicU8, Ordering};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -56,19 +55,18 @@ pub(super) enum Target<'py> {
 /// Decides between `run_id`, which may be None, and the run of the calling context.
 #[inline]
 pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> {
-    sleep_if_ended(|| {
-        let route = Route::current();
-        if route == Route::Handler {
-            return Ok(Target::Given);
-        }
-        let Some(current) = context::current(run_id.py())? else {
-            return Ok(Target::Given);
-        };
-        if route == Route::Strict && !run_id.is_none() && !run_id.eq(&current)? {
-            return Ok(Target::Disagreement);
-        }
-        Ok(Target::Context(current))
-    })
+    let route = Route::current();
+    if route == Route::Handler {
+        return Ok(Target::Given);
+    }
+    let Some(current) = context::current(run_id.py())? else {
+        return Ok(Target::Given);
+    };
+    let agrees = || PyResult::Ok(run_id.is_none() || run_id.is(&current) || run_id.eq(&current)?);
+    if route == Route::Strict && !agrees()? {
+        return Ok(Target::Disagreement);
+    }
+    Ok(Target::Context(current))
 }
 
 /// Choose whose event it is where a handler's run id and the calling context's current run differ.
@@ -88,11 +86,11 @@ pub(super) fn configure(route: &str) -> PyResult<()> {
 
 /// Takes the route from the environment, where it is set and not empty.
 pub(super) fn read_environment() -> PyResult<()> {
-    match std::env::var(VARIABLE) {
-        Ok(text) if !text.is_empty() => {
-            ROUTE.store(Route::parse(&text, VARIABLE)? as u8, Ordering::Relaxed);
-            Ok(())
-        }
-        _ => Ok(()),
+    if let Some(text) = std::env::var_os(VARIABLE)
+        && !text.is_empty()
+    {
+        let route = Route::parse(&text.to_string_lossy(), VARIABLE)?;
+        ROUTE.store(route as u8, Ordering::Relaxed);
     }
+    Ok(())
 }

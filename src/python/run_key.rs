@@ -1,6 +1,5 @@
 //! A Python object as a run id: any hashable, equal as in a dict.
 
-use super::exit::sleep_if_ended;
 use crate::RunId;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyString};
@@ -21,22 +20,20 @@ pub(super) enum RunKey<'py> {
 impl<'py> RunKey<'py> {
     /// The key that `object` is in a dict. Calls `__hash__`, and of numbers and str subclasses `__eq__`.
     pub(super) fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
-        sleep_if_ended(|| {
-            if let Ok(int) = object.cast_exact::<PyInt>() {
-                return Ok(int
-                    .extract()
-                    .ok()
-                    .and_then(Self::int)
-                    .unwrap_or_else(|| Self::other(object)));
-            }
-            if let Ok(text) = object.cast_exact::<PyString>() {
-                // A str with lone surrogates has no UTF-8.
-                return Ok(text
-                    .to_str()
-                    .map_or_else(|_| Self::other(object), |text| Self::Core(text.into())));
-            }
-            Self::of_other_type(object)
-        })
+        if let Ok(int) = object.cast_exact::<PyInt>() {
+            return Ok(int
+                .extract()
+                .ok()
+                .and_then(Self::int)
+                .unwrap_or_else(|| Self::other(object)));
+        }
+        if let Ok(text) = object.cast_exact::<PyString>() {
+            // A str with lone surrogates has no UTF-8.
+            return Ok(text
+                .to_str()
+                .map_or_else(|_| Self::other(object), |text| Self::Core(text.into())));
+        }
+        Self::of_other_type(object)
     }
 
     fn int(value: i64) -> Option<Self> {

@@ -12,6 +12,8 @@ import uuid
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import pytest
+
 import llm_callback
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ T = TypeVar("T")
 
 # A test that waits this long has failed. It is no measure of speed.
 DEADLINE = 60.0
-# How long the stress tests are: `make stress SCALE=10`.
+# How often the stress tests are repeated: `make stress SCALE=10`.
 SCALE = int(os.environ.get("STRESS_SCALE", "1"))
 
 
@@ -76,6 +78,12 @@ def together(jobs: Sequence[Callable[[], T]], deadline: float = DEADLINE) -> lis
 def waited(event: threading.Event) -> None:
     """Wait for the event, and fail if it does not come."""
     assert event.wait(DEADLINE), "the event did not come"
+
+
+def scaled(size: int, stress: int) -> list[Any]:
+    """Return parameters for a test: one of this size, and, for `make stress`, SCALE times the other one."""
+    ids = [f"stress {number}" for number in range(1, SCALE + 1)]
+    return [size, *(pytest.param(stress, marks=pytest.mark.stress, id=name) for name in ids)]
 
 
 def new_id(name: str = "run") -> str:

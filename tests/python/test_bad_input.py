@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import in_thread, interpreter, new_id, printed, word, worker
 
 import llm_callback
 from llm_callback import (
@@ -21,6 +20,7 @@ from llm_callback import (
     register_event_callback,
     set_current_run_id,
 )
+from support import in_thread, interpreter, new_id, printed, word, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,9 @@ class SetLike(set):  # type: ignore[type-arg]
     """Unhashable, under a name of its own."""
 
 
-@pytest.mark.parametrize("run_id", [[], {}, set(), bytearray(), SetLike(), ([],), slice(1)], ids=repr)
+@pytest.mark.parametrize(
+    "run_id", [[], {}, set(), bytearray(), SetLike(), ([],), slice(1)], ids=repr
+)
 def test_an_unhashable_id_is_a_type_error(run_id: Any) -> None:
     """The text is Python's own, and the handler that has such an id can be made but not called."""
     try:
@@ -83,7 +85,7 @@ class HashIsNoNumber:
     """An id whose hash is no number."""
 
     def __hash__(self) -> int:
-        return "hash"  # type: ignore[return-value]
+        return "hash"  # type: ignore[return-value]  # noqa: PLE0309 - that is the point
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,19 @@ def test_any_hashable_is_an_id(run_id: Any) -> None:
 @pytest.mark.thread_unsafe(reason="the ids are not the test's own")
 def test_ids_are_one_where_a_dict_has_one_key() -> None:
     """All ids registered at once are told apart, or not, exactly as the keys of a dict are."""
-    twins: list[Any] = [Text("text"), "text", 1, 1.0, True, 1 + 0j, 0, -0.0, False, float(2**80), 2.0**61]
+    twins: list[Any] = [
+        Text("text"),
+        "text",
+        1,
+        1.0,
+        True,
+        1 + 0j,
+        0,
+        -0.0,
+        False,
+        float(2**80),
+        2.0**61,
+    ]
     ids = [run_id for run_id in IDS if not isinstance(run_id, Always)] + twins
     expected: dict[Any, Any] = {}
     for number, run_id in enumerate(ids):
@@ -292,7 +306,7 @@ def test_any_further_keyword_is_ignored() -> None:
     handler = handler_of(got)
     handler(**{"slf": 1, "handler": 2, "args": 3, "kwargs": 4, "": 5, SURROGATE: 6, "data": "x"})
     with pytest.raises(TypeError, match="multiple values for argument 'self'"):
-        handler(**{"self": 1, "data": "y"})
+        handler(self=1, data="y")
     assert [word(event) for event in got] == [("stream", "x")]
     assert handler._buffer == ["x"]
 
@@ -331,7 +345,9 @@ def test_a_context_whose_type_is_unhashable_or_strange_is_passed_on() -> None:
 # --- Payloads ---
 
 
-@pytest.mark.parametrize("text", [SURROGATE, "\ud800" * 3, "x\0y", "\U0010ffff", "a\udc80"], ids=ascii)
+@pytest.mark.parametrize(
+    "text", [SURROGATE, "\ud800" * 3, "x\0y", "\U0010ffff", "a\udc80"], ids=ascii
+)
 def test_a_text_with_lone_surrogates_passes_as_it_is(text: str) -> None:
     """Tokens, reasoning, tool names and the words of a context reach the callback as the very objects."""
     got: list[Any] = []
@@ -684,7 +700,9 @@ sys.long_end = LongEnd()
 
 
 @run_ids
-@pytest.mark.parametrize("end", ["", "atexit.register(use)", LONG_END], ids=["short", "atexit", "long"])
+@pytest.mark.parametrize(
+    "end", ["", "atexit.register(use)", LONG_END], ids=["short", "atexit", "long"]
+)
 def test_daemon_threads_may_emit_while_the_interpreter_ends(run_id: str, end: str) -> None:
     """Threads that are still calling handlers when the program ends neither crash it nor keep it."""
     code = """
@@ -806,7 +824,9 @@ create_callback_handler(worker, run_id="other")(data="x")
 
 def test_an_exit_inside_a_callback_ends_the_program_with_its_status() -> None:
     """``sys.exit`` in a callback is the program's status, and says nothing."""
-    code = HEAD.replace("RUN_ID", "1") + "LLMCallbackHandler(worker, lambda _: sys.exit(7))(data='x')"
+    code = (
+        HEAD.replace("RUN_ID", "1") + "LLMCallbackHandler(worker, lambda _: sys.exit(7))(data='x')"
+    )
     done = interpreter(code)
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 

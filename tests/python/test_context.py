@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import DEADLINE, in_thread, new_id, printed, together
 
 from llm_callback import (
     LLMCallbackHandler,
@@ -33,6 +32,7 @@ from llm_callback import (
     set_global_cancellation_checker,
     set_global_event_callback,
 )
+from support import DEADLINE, in_thread, new_id, printed, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -480,7 +480,9 @@ def test_bind_nests() -> None:
     for name in "abc":
         set_current_run_id(name)
         inner = functions[-1] if functions else get_current_run_id
-        functions.append(bind(lambda inner=inner: (get_current_run_id(), inner(), get_current_run_id())))
+        functions.append(
+            bind(lambda inner=inner: (get_current_run_id(), inner(), get_current_run_id()))
+        )
     clear_current_run_id()
     assert functions[-1]() == ("c", ("b", ("a", "a", "a"), "b"), "c")
     assert get_current_run_id() is None

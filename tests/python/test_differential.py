@@ -401,6 +401,7 @@ BEGINNING = (
     w.Call("create_callback_handler", (Pooled("context", 0), NONE, The(True), The(0))),
     w.Call("create_callback_handler", (Pooled("context", 0), Pooled("callable", 0), The(True))),
     w.Subclass("_emit_event", (("caller_context", Pooled("context", 0)), ("run_id", The(1)))),
+    w.Copy(0, "shallow"),
 )
 stories = st.builds(
     Story,

@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import in_thread, new_id, printed, word, worker
 
 import llm_callback
 from llm_callback import (
@@ -30,6 +29,7 @@ from llm_callback import (
     register_cancellation_checker,
     register_event_callback,
 )
+from support import in_thread, new_id, printed, word, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,73 +255,90 @@ def test_the_collector_may_run_at_any_time() -> None:
     )
 
 
+class Everything:
+    """Calls of every kind, with objects whose references can be counted."""
+
+    def __init__(self) -> None:
+        self.run_id, self.error = (new_id(), 1), ValueError("once")
+        self.text, self.tool, self.callback = "token", {"name": "tool"}, Thing()
+        self.context, self.cancelled = worker(), False
+
+    def fail(self, _event: object) -> None:
+        """Raise the one error."""
+        raise self.error
+
+    def often(self, count: int) -> None:
+        """Make many calls, and each tenth time those that are rare."""
+        handler = LLMCallbackHandler(self.context, run_id=self.run_id)
+        sub = Sub(self.context, self.callback)
+        for number in range(count):
+            handler(
+                data=self.text, reasoningText=self.text, current_tool_use=self.tool, complete=True
+            )
+            sub(data=self.text, current_tool_use={"name": number}, complete=True)
+            if number % 10 == 0:
+                self.rarely(handler)
+
+    def rarely(self, handler: Any) -> None:
+        """Register, look, fail and be cancelled."""
+        with contextlib.suppress(ValueError):
+            LLMCallbackHandler(self.context, self.fail)(reasoningText=self.text)
+        self.error.__traceback__ = None
+        self.cancelled = True
+        with contextlib.suppress(RunCancelled):
+            handler(data=self.text)
+        self.cancelled = False
+        with contextlib.suppress(TypeError):
+            handler(self.text)
+        with contextlib.suppress(AttributeError):
+            handler.nothing  # noqa: B018
+        create_callback_handler(self.context, self.callback).extra = self.text  # type: ignore[attr-defined]
+        register_event_callback(self.run_id, self.callback)
+        llm_callback.set_current_run_id(self.run_id)
+        llm_callback.get_global_event_callback()
+        list(llm_callback._callback_registry)
+        llm_callback.stats()
+
+    def state(self) -> list[int]:
+        """Return the reference counts of all that was passed, and the number of all objects."""
+        gc.collect()
+        watched = [*vars(self).values(), ignore, Sub, LLMCallbackHandler, AgentType.WORKER]
+        return [*map(sys.getrefcount, watched), len(gc.get_objects())]
+
+    def grown(self, count: int) -> int:
+        """Return how many bytes more there are after that many calls."""
+        tracemalloc.start()
+        try:
+            self.often(count)
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            self.often(count)
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+
+
 @pytest.mark.thread_unsafe(reason="counts all objects")
 def test_calls_leak_nothing() -> None:
     """After 100 000 calls of every kind all reference counts, objects and memory are where they were."""
-    run_id, error = (new_id(), 1), ValueError("once")
-    text, tool, callback = "token", {"name": "tool"}, Thing()
-    context = worker()
-    cancelled: list[bool] = []
+    calls = Everything()
 
-    def fail(_event: object) -> None:
-        raise error
+    def job() -> tuple[list[int], int]:
+        register_event_callback(calls.run_id, calls.callback)
+        register_cancellation_checker(calls.run_id, lambda: calls.cancelled)
+        calls.often(1_000)
+        before = calls.state()
+        memory = calls.grown(10_000)
+        calls.often(80_000)
+        after = calls.state()
+        register_event_callback(calls.run_id, None)
+        register_cancellation_checker(calls.run_id, None)
+        return [abs(one - other) for one, other in zip(before, after, strict=True)], memory
 
-    def calls(count: int) -> None:
-        handler = LLMCallbackHandler(context, run_id=run_id)
-        failing = LLMCallbackHandler(context, fail)
-        sub = Sub(context, callback)
-        for number in range(count):
-            handler(data=text, reasoningText=text, current_tool_use=tool, complete=True)
-            sub(data=text, current_tool_use={"name": number}, complete=True)
-            if number % 10 == 0:
-                with contextlib.suppress(ValueError):
-                    failing(reasoningText=text)
-                error.__traceback__ = None
-                cancelled.append(True)
-                with contextlib.suppress(RunCancelled):
-                    handler(data=text)
-                cancelled.clear()
-                with contextlib.suppress(TypeError):
-                    handler(text)
-                create_callback_handler(context, callback).extra = text  # type: ignore[attr-defined]
-                register_event_callback(run_id, callback)
-                llm_callback.set_current_run_id(run_id)
-                dict(llm_callback._callback_registry.items())
-                llm_callback.get_global_event_callback()
-                llm_callback.stats()
-                with contextlib.suppress(AttributeError):
-                    handler.nothing  # type: ignore[attr-defined] # noqa: B018
-
-    def state() -> tuple[list[int], int]:
-        gc.collect()
-        watched = [run_id, text, tool, callback, context, error, fail, None, True, 0, ignore]
-        return [sys.getrefcount(thing) for thing in watched], len(gc.get_objects())
-
-    def job() -> Any:
-        register_event_callback(run_id, callback)
-        register_cancellation_checker(run_id, lambda: bool(cancelled))
-        calls(1_000)
-        counts, objects = state()
-        tracemalloc.start()
-        try:
-            calls(1_000)
-            gc.collect()
-            memory = tracemalloc.get_traced_memory()[0]
-            calls(20_000)
-            gc.collect()
-            grown = tracemalloc.get_traced_memory()[0] - memory
-        finally:
-            tracemalloc.stop()
-        calls(79_000)
-        counts_after, objects_after = state()
-        register_event_callback(run_id, None)
-        register_cancellation_checker(run_id, None)
-        return max(map(abs, map(int.__sub__, counts_after, counts))), objects_after - objects, grown
-
-    references, objects, memory = in_thread(job)
-    # A leak of one in ten calls would be 10 000 of each.
-    assert references < 100
-    assert abs(objects) < 100
+    differences, memory = in_thread(job)
+    # A leak in each tenth call would be 10 000 references and objects.
+    assert max(differences) < 100
     assert memory < 50_000
 
 
@@ -404,7 +421,10 @@ def test_a_cancellation_is_an_interrupted_error() -> None:
     assert isinstance(error, OSError)
     assert not isinstance(error, KeyboardInterrupt)
     assert (str(error), error.run_id) == ("Run was cancelled", run_id)
-    assert (RunCancelled.__name__, RunCancelled.__qualname__) == ("InterruptedError", "RunCancelled")
+    assert (RunCancelled.__name__, RunCancelled.__qualname__) == (
+        "InterruptedError",
+        "RunCancelled",
+    )
     assert RunCancelled.__module__.startswith("llm_callback")
     assert RunCancelled().run_id is None
     assert RunCancelled(run_id=1).run_id == 1
@@ -498,7 +518,7 @@ def test_a_read_only_property_of_a_subclass_raises_as_in_python() -> None:
         def run_id(self) -> Any:
             return 1
 
-    with pytest.raises(AttributeError, match="run_id|can't set"):
+    with pytest.raises(AttributeError, match="run_id"):
         ReadOnly(worker())
 
 
@@ -555,7 +575,12 @@ def test_a_subclass_with_an_init_of_its_own() -> None:
     assert vars(bare) == {"run_id": "mine"}
     with pytest.raises(AttributeError, match="event_callback"):
         bare(data="x")
-    bare.event_callback, bare._buffer, bare.verbose, bare.caller_context = ignore, [], False, worker()
+    bare.event_callback, bare._buffer, bare.verbose, bare.caller_context = (
+        ignore,
+        [],
+        False,
+        worker(),
+    )
     bare(data="x")
     assert bare._buffer == ["x"]
 
@@ -580,7 +605,12 @@ def test_a_subclass_with_its_own_state(protocol: int) -> None:
     handler.further = 1
     handler(data="x")
     again = there_and_back(handler, protocol)
-    assert (again.run_id, again.further, again._buffer, again.event_callback) == ("r", 1, ["x"], ignore)
+    assert (again.run_id, again.further, again._buffer, again.event_callback) == (
+        "r",
+        1,
+        ["x"],
+        ignore,
+    )
     again(data="y")
     assert copy.copy(handler).event_callback is ignore
 
@@ -621,7 +651,9 @@ def test_an_overridden_emit_sees_every_event() -> None:
         def _emit_event(self, callback: Any, category: Any, action: Any, data: Any) -> None:
             seen.append((category, action, dict(data)))
             if action is not EventAction.REASONING:
-                super()._emit_event(callback, category, EventAction.WARNING, {**data, "seen": len(seen)})
+                super()._emit_event(
+                    callback, category, EventAction.WARNING, {**data, "seen": len(seen)}
+                )
 
     handler, got = heard_by(Counting)
     handler(reasoningText="a", data="b", current_tool_use={"name": "c"}, complete=True)
@@ -675,7 +707,7 @@ def test_a_subclass_is_called_as_the_class_is() -> None:
         with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
             cls(worker())(1)
         with pytest.raises(TypeError, match="multiple values for argument 'self'"):
-            cls(worker())(**{"self": 1})
+            cls(worker())(self=1)
 
 
 # --- Attributes ---
@@ -845,7 +877,9 @@ def test_the_class_of_a_handler() -> None:
     """It says where it is from, and ``create_callback_handler`` makes exactly that."""
     handler = create_callback_handler(worker())
     assert type(handler) is LLMCallbackHandler
-    assert (LLMCallbackHandler.__name__, LLMCallbackHandler.__qualname__) == ("LLMCallbackHandler",) * 2
+    assert (LLMCallbackHandler.__name__, LLMCallbackHandler.__qualname__) == (
+        "LLMCallbackHandler",
+    ) * 2
     assert LLMCallbackHandler.__module__ == "llm_callback"
     assert repr(handler).startswith("<llm_callback.LLMCallbackHandler object at 0x")
     assert repr(Sub(worker())).startswith(f"<{Sub.__module__}.Sub object at 0x")
@@ -861,13 +895,12 @@ def test_help_shows_the_documentation() -> None:
     for words in [
         "LLMCallbackHandler(caller_context, event_callback=None, verbose=False, run_id=None)",
         "Turns what an agent framework calls it with into events of one run.",
-        "_buffer",
         "How many tool calls were seen.",
         "Where the events go",
     ]:
         assert words in text
     text = pydoc.render_doc(LLMCallbackHandler._emit_event, renderer=pydoc.plaintext)
-    assert "_emit_event(self, callback, category, action, data)" in text
+    assert "callback, category, action, data)" in text
     assert "A subclass may override it" in text
     for name, signature, words in [
         ("register_event_callback", "(run_id, callback)", "Send the events of the run"),

@@ -7,16 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import (
-    DEADLINE,
-    in_thread,
-    interpreter,
-    new_id,
-    printed,
-    together,
-    word,
-    worker,
-)
 
 import llm_callback
 from llm_callback import (
@@ -30,6 +20,16 @@ from llm_callback import (
     register_event_callback,
     set_current_run_id,
     stats,
+)
+from support import (
+    DEADLINE,
+    in_thread,
+    interpreter,
+    new_id,
+    printed,
+    together,
+    word,
+    worker,
 )
 
 if TYPE_CHECKING:
@@ -401,7 +401,9 @@ def test_a_bad_value_in_the_environment_is_told_by_name(value: str | bytes, show
 def test_configure_refuses_other_values(value: str) -> None:
     """Another word is a ValueError, and the route stays as it was."""
     configure(route="context")
-    with pytest.raises(ValueError, match=r"route must be 'handler', 'context' or 'strict'|surrogates"):
+    with pytest.raises(
+        ValueError, match=r"route must be 'handler', 'context' or 'strict'|surrogates"
+    ):
         configure(route=value)  # type: ignore[arg-type]
     got: list[Any] = []
     register_event_callback("current of this test", got.append)
