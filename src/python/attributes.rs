@@ -289,7 +289,12 @@ fn missing(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyErr 
 fn delete(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyResult<()> {
     Attributes::dict(handler)?.del_item(name).map_err(|error| {
         if error.is_instance_of::<PyKeyError>(handler.py()) {
-            missing(handler, name)
+            // Python 3.10 has no more to say.
+            if cfg!(Py_3_11) {
+                missing(handler, name)
+            } else {
+                PyAttributeError::new_err(name.clone().unbind())
+            }
         } else {
             error
         }

@@ -2,8 +2,9 @@
 
 use super::context;
 use crate::sync::{AtomicU8, Ordering};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 const VARIABLE: &str = "LLM_CALLBACK_ROUTE";
 
@@ -76,11 +77,20 @@ pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> 
 /// process-wide variable. `"strict"` drops such an event and counts it in `stats()["dropped"]["route"]`.
 ///
 /// For the whole process, from now on; the environment variable `LLM_CALLBACK_ROUTE` sets it at import.
-/// Thread-safe, does not block. Raises ValueError for any other value.
+/// Thread-safe, does not block. Raises ValueError for any other text, TypeError for what is none.
 #[pyfunction]
 #[pyo3(signature = (*, route))]
-pub(super) fn configure(route: &str) -> PyResult<()> {
-    ROUTE.store(Route::parse(route, "route")? as u8, Ordering::Relaxed);
+pub(super) fn configure(route: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Ok(text) = route.cast::<PyString>() else {
+        return Err(PyTypeError::new_err(format!(
+            "route must be 'handler', 'context' or 'strict', not {}",
+            route.repr()?
+        )));
+    };
+    ROUTE.store(
+        Route::parse(&text.to_string_lossy(), "route")? as u8,
+        Ordering::Relaxed,
+    );
     Ok(())
 }
 

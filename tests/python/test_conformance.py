@@ -10,6 +10,8 @@ import llm_callback
 import reference_model
 from corpus import load, recorded_on_this_python, replay, reworded, spelt
 
+pytestmark = pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
+
 if TYPE_CHECKING:
     from types import ModuleType
 

@@ -15,6 +15,8 @@ from llm_callback import _demo_run, cli, demo
 from llm_callback._demo_run import Event, audit
 from llm_callback._display import Screen, table
 
+pytestmark = pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -16,6 +16,8 @@ import reference_model
 import worlds as w
 from worlds import NONE, New, Own, Pooled, Story, The, World
 
+pytestmark = pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
+
 # --- Strategies: small pools, so that operations meet each other ---
 
 HASHABLE_IDS: list[Any] = [

@@ -739,7 +739,8 @@ def test_a_missing_attribute_is_told_as_in_python(name: str, touched: bool) -> N
         delattr(handler, name)
     read = partial(getattr, handler, name)
     assert text_of(read) == text_of(partial(getattr, twin, name))
-    assert text_of(partial(delattr, handler, name)) == text_of(partial(delattr, twin, name))
+    # Before 3.11 the text of a plain object is nothing but the name.
+    assert text_of(partial(delattr, twin, name)) in text_of(partial(delattr, handler, name))
     try:
         read()
     except AttributeError as error:
@@ -889,31 +890,45 @@ def test_the_class_of_a_handler() -> None:
 # --- Words ---
 
 
-def test_help_shows_the_documentation() -> None:
-    """``help()`` has the docstrings and signatures of class, methods, attributes and functions."""
-    text = pydoc.render_doc(LLMCallbackHandler, renderer=pydoc.plaintext)
-    for words in [
-        "LLMCallbackHandler(caller_context, event_callback=None, verbose=False, run_id=None)",
-        "Turns what an agent framework calls it with into events of one run.",
-        "How many tool calls were seen.",
-        "Where the events go",
-    ]:
-        assert words in text
-    text = pydoc.render_doc(LLMCallbackHandler._emit_event, renderer=pydoc.plaintext)
-    assert "callback, category, action, data)" in text
-    assert "A subclass may override it" in text
-    for name, signature, words in [
+def help_on(thing: Any) -> str:
+    """Return what ``help()`` shows, without white space and margin: where lines are broken differs."""
+    return "".join(pydoc.render_doc(thing, renderer=pydoc.plaintext).replace("|", "").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "signature", "words"),
+    [
+        (
+            "LLMCallbackHandler",
+            "(caller_context, event_callback=None, verbose=False, run_id=None)",
+            "Turns what an agent framework calls it with into events of one run.",
+        ),
         ("register_event_callback", "(run_id, callback)", "Send the events of the run"),
         ("create_callback_handler", "(caller_context, event_callback=None", "Make an"),
         ("stats", "()", "Return what was delivered"),
         ("configure", "(*, route)", "Choose whose event it is"),
         ("bind", "(function", "Return ``function`` wrapped"),
         ("get_current_run_id", "()", "Return the run of the calling context"),
-    ]:
-        text = pydoc.render_doc(getattr(llm_callback, name), renderer=pydoc.plaintext)
-        assert f"{name}{signature}" in text
-        assert words in text
-    assert "RunCancelled" in pydoc.render_doc(llm_callback, renderer=pydoc.plaintext)
+        ("CallerContext", "(agent_id", "The agent that a handler speaks for"),
+        ("RunCancelled", "(run_id", "The run that the calling code works for was cancelled."),
+    ],
+)
+def test_help_shows_the_documentation(name: str, signature: str, words: str) -> None:
+    """``help()`` has the signature and the docstring of every class and function, at the package's too."""
+    text = help_on(getattr(llm_callback, name))
+    assert "".join(signature.split()) in text
+    assert "".join(words.split()) in text
+    assert "".join(words.split()) in help_on(llm_callback)
+
+
+def test_help_shows_methods_and_attributes() -> None:
+    """``help()`` has the handler's attributes, each with what it is, and the method to override."""
+    text = help_on(LLMCallbackHandler)
+    assert "Howmanytoolcallswereseen." in text
+    assert "Wheretheeventsgo" in text
+    text = help_on(LLMCallbackHandler._emit_event)
+    assert "callback,category,action,data)" in text
+    assert "Asubclassmayoverrideit" in text
 
 
 def test_a_context_is_a_dataclass() -> None:

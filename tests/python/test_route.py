@@ -415,7 +415,7 @@ def test_configure_refuses_other_values(value: str) -> None:
 @pytest.mark.parametrize("value", [None, 1, b"context", ["context"]])
 def test_configure_refuses_other_types(value: Any) -> None:
     """Anything but a str is a TypeError."""
-    with pytest.raises(TypeError, match="route"):
+    with pytest.raises(TypeError):
         configure(route=value)
 
 
