@@ -7,11 +7,12 @@
 use super::attached::AttachedMutex;
 use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
+use super::names::names;
 use pyo3::exceptions::{PyAttributeError, PyKeyError};
+use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
-use pyo3::{ffi, intern};
 use std::ptr;
 
 /// Which of the handler's own attributes.
@@ -39,13 +40,13 @@ impl Attribute {
 
     pub(super) fn name(self, py: Python<'_>) -> &Bound<'_, PyString> {
         match self {
-            Self::CallerContext => intern!(py, "caller_context"),
-            Self::EventCallback => intern!(py, "event_callback"),
-            Self::Verbose => intern!(py, "verbose"),
-            Self::RunId => intern!(py, "run_id"),
-            Self::ToolCount => intern!(py, "tool_count"),
-            Self::PreviousToolUse => intern!(py, "previous_tool_use"),
-            Self::Buffer => intern!(py, "_buffer"),
+            Self::CallerContext => names(py).caller_context.bind(py),
+            Self::EventCallback => names(py).event_callback.bind(py),
+            Self::Verbose => names(py).verbose.bind(py),
+            Self::RunId => names(py).run_id.bind(py),
+            Self::ToolCount => names(py).tool_count.bind(py),
+            Self::PreviousToolUse => names(py).previous_tool_use.bind(py),
+            Self::Buffer => names(py).buffer.bind(py),
         }
     }
 }
@@ -365,10 +366,13 @@ impl PyHandler {
     }
 
     fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
-        if Attributes::further(slf, name)?.is_some() {
-            return delete(slf, name);
+        match generic_set(slf, name, None) {
+            // As in `__setattr__`.
+            Err(error) if error.is_instance_of::<PyAttributeError>(slf.py()) && is_plain(slf) => {
+                sleep_if_ended(|| delete(slf, name))
+            }
+            done => done,
         }
-        generic_set(slf, name, None)
     }
 
     #[getter(__dict__)]

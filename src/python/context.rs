@@ -3,9 +3,9 @@
 use super::arguments::{Arg, require};
 use super::dispatch::raise_if_cancelled;
 use super::exit::sleep_if_ended;
+use super::names::names;
 use super::registry::Entry;
 use super::run_key::RunKey;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
@@ -38,7 +38,7 @@ fn variable(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 /// The run of the calling context, if one is known.
 pub(super) fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
-    let value = variable(py)?.call_method0(intern!(py, "get"))?;
+    let value = variable(py)?.call_method0(names(py).get.bind(py))?;
     let Ok(current) = value.cast_exact::<CurrentRun>() else {
         return Ok(None);
     };
@@ -52,6 +52,7 @@ pub(super) fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
 
 /// Looks up what is needed from Python.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    py.get_type::<CurrentRun>();
     variable(py)?;
     threads_inherit(py).map(drop)
 }
@@ -120,7 +121,7 @@ pub(super) fn set_current_run_id<'py>(
 fn set_current(run_id: &Bound<'_, PyAny>) -> PyResult<()> {
     sleep_if_ended(|| {
         let py = run_id.py();
-        let set = intern!(py, "set");
+        let set = names(py).set.bind(py);
         if run_id.is_none() {
             variable(py)?.call_method1(set, (py.None(),))?;
         } else {

@@ -6,11 +6,11 @@ use super::attributes::{Attribute, Attributes, is_plain};
 use super::event::{self, Kind};
 use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
+use super::names::names;
 use super::registry::Entry;
 use super::route::{self, Target};
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyType, string::PyStringData};
@@ -40,15 +40,15 @@ pub(super) fn call<'py>(
         let listener = call.choose()?;
         let Some(kwargs) = kwargs else { return Ok(()) };
 
-        if let Some(reasoning) = truthy(kwargs.get_item(intern!(py, "reasoningText"))?)? {
+        if let Some(reasoning) = truthy(kwargs.get_item(names(py).reasoning_text.bind(py))?)? {
             call.reasoning(&listener, reasoning)?;
         }
-        let data = truthy(kwargs.get_item(intern!(py, "data"))?)?;
-        let complete = kwargs.get_item(intern!(py, "complete"))?;
+        let data = truthy(kwargs.get_item(names(py).data.bind(py))?)?;
+        let complete = kwargs.get_item(names(py).complete.bind(py))?;
         if let Some(data) = &data {
             call.data(&listener, data, complete.as_ref())?;
         }
-        if let Some(tool) = truthy(kwargs.get_item(intern!(py, "current_tool_use"))?)? {
+        if let Some(tool) = truthy(kwargs.get_item(names(py).current_tool_use.bind(py))?)? {
             call.tool(&listener, tool)?;
         }
         if truthy(complete)?.is_some() {
@@ -165,8 +165,8 @@ impl<'py> Call<'_, 'py> {
     fn tool(&self, listener: &Listener<'py>, tool: Bound<'py, PyAny>) -> PyResult<()> {
         let py = self.handler.py();
         let name = match tool.cast_exact::<PyDict>() {
-            Ok(tool) => tool.get_item(intern!(py, "name"))?,
-            Err(_) => Some(tool.call_method1(intern!(py, "get"), (intern!(py, "name"),))?),
+            Ok(tool) => tool.get_item(names(py).name.bind(py))?,
+            Err(_) => Some(tool.call_method1(names(py).get.bind(py), (names(py).name.bind(py),))?),
         };
         let Some(name) = truthy(name)? else {
             return Ok(());
@@ -181,14 +181,16 @@ impl<'py> Call<'_, 'py> {
         )?;
         let count = self.get(Attribute::ToolCount)?;
         if self.verbose()? {
-            let line = intern!(py, "\nTool #{}: {}")
-                .call_method1(intern!(py, "format"), (&count, &name))?;
+            let line = names(py)
+                .tool_line
+                .bind(py)
+                .call_method1(names(py).format.bind(py), (&count, &name))?;
             print(&line, None)?;
         }
         if let Some(callback) = truthy_callback(listener)? {
             let data = PyDict::new(py);
-            data.set_item(intern!(py, "tool_name"), name)?;
-            data.set_item(intern!(py, "tool_count"), count)?;
+            data.set_item(names(py).tool_name.bind(py), name)?;
+            data.set_item(names(py).tool_count.bind(py), count)?;
             self.emit(callback, Kind::ToolCall, &data)?;
         }
         Ok(())
@@ -198,11 +200,14 @@ impl<'py> Call<'_, 'py> {
         let py = self.handler.py();
         self.set(Attribute::Buffer, PyList::empty(py).into_any())?;
         if data.is_some() && self.verbose()? {
-            print(intern!(py, "\n").as_any(), None)?;
+            print(names(py).newline.bind(py).as_any(), None)?;
         }
         if let Some(callback) = truthy_callback(listener)? {
             let data = PyDict::new(py);
-            data.set_item(intern!(py, "message"), intern!(py, "LLM round completed"))?;
+            data.set_item(
+                names(py).message.bind(py),
+                names(py).round_completed.bind(py),
+            )?;
             self.emit(callback, Kind::Completed, &data)?;
         }
         Ok(())
@@ -212,7 +217,10 @@ impl<'py> Call<'_, 'py> {
         let buffer = self.get(Attribute::Buffer)?;
         let Ok(list) = buffer.cast_exact::<PyList>() else {
             return buffer
-                .call_method1(intern!(self.handler.py(), "append"), (data,))
+                .call_method1(
+                    names(self.handler.py()).append.bind(self.handler.py()),
+                    (data,),
+                )
                 .map(drop);
         };
         list.append(data)?;
@@ -230,8 +238,11 @@ impl<'py> Call<'_, 'py> {
         data: &Bound<'py, PyDict>,
     ) -> PyResult<()> {
         if self.plain
-            && Attributes::further(self.handler, intern!(self.handler.py(), "_emit_event"))?
-                .is_none()
+            && Attributes::further(
+                self.handler,
+                names(self.handler.py()).emit_event.bind(self.handler.py()),
+            )?
+            .is_none()
         {
             let context = self.get(Attribute::CallerContext)?;
             return deliver(callback, &event::of_kind(&context, kind, data)?);
@@ -240,7 +251,7 @@ impl<'py> Call<'_, 'py> {
         let (category, action) = kind.members(py)?;
         self.handler
             .call_method1(
-                intern!(py, "_emit_event"),
+                names(py).emit_event.bind(py),
                 (callback, category, action, data),
             )
             .map(drop)
@@ -292,7 +303,7 @@ fn truthy_callback<'a, 'py>(
 fn content(content: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyDict>> {
     let py = content.py();
     let data = PyDict::new(py);
-    data.set_item(intern!(py, "content"), content)?;
+    data.set_item(names(py).content.bind(py), content)?;
     Ok(data)
 }
 
@@ -303,7 +314,10 @@ fn content(content: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyDict>> {
 )]
 fn is_blank(data: &Bound<'_, PyAny>) -> PyResult<bool> {
     let Ok(text) = data.cast_exact::<PyString>() else {
-        return Ok(data.call_method0(intern!(data.py(), "strip"))?.len()? == 0);
+        return Ok(data
+            .call_method0(names(data.py()).strip.bind(data.py()))?
+            .len()?
+            == 0);
     };
     // SAFETY: the thread is attached, and a str is not changed while there is another reference to it.
     Ok(match unsafe { text.data() }? {
@@ -321,10 +335,10 @@ fn is_space(code_point: u32) -> bool {
 /// Python's `print`, with everything that a host may have put in its place.
 fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
     let py = value.py();
-    let print = builtins(py)?.getattr(intern!(py, "print"))?;
+    let print = builtins(py)?.getattr(names(py).print.bind(py))?;
     let options = PyDict::new(py);
     if let Some(end) = end {
-        options.set_item(intern!(py, "end"), end)?;
+        options.set_item(names(py).end.bind(py), end)?;
     }
     print.call((value,), Some(&options)).map(drop)
 }

@@ -1,6 +1,6 @@
 //! An event as Python sees it: a fresh dict of `source`, `event` and `data`.
 
-use pyo3::intern;
+use super::names::names;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
@@ -51,7 +51,7 @@ impl Kind {
         static WORDS: [PyOnceLock<Py<PyDict>>; 4] = [const { PyOnceLock::new() }; 4];
         WORDS[self as usize]
             .get_or_try_init(py, || {
-                let category = intern!(py, "llm").as_any();
+                let category = names(py).llm.bind(py).as_any();
                 word(py, category, PyString::intern(py, self.action()).as_any()).map(Bound::unbind)
             })?
             .bind(py)
@@ -63,6 +63,7 @@ impl Kind {
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     for kind in Kind::ALL {
         kind.members(py)?;
+        kind.word(py)?;
     }
     caller_context(py)?;
     agent_types(py).map(drop)
@@ -74,8 +75,8 @@ fn word<'py>(
     action: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let word = PyDict::new(py);
-    word.set_item(intern!(py, "category"), category)?;
-    word.set_item(intern!(py, "action"), action)?;
+    word.set_item(names(py).category.bind(py), category)?;
+    word.set_item(names(py).action.bind(py), action)?;
     Ok(word)
 }
 
@@ -97,7 +98,7 @@ pub(super) fn of_members<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let py = context.py();
     let source = source(context)?;
-    let value = intern!(py, "value");
+    let value = names(py).value.bind(py);
     assemble(
         &source,
         &word(py, &category.getattr(value)?, &action.getattr(value)?)?,
@@ -112,9 +113,9 @@ fn assemble<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let py = source.py();
     let event = PyDict::new(py);
-    event.set_item(intern!(py, "source"), source)?;
-    event.set_item(intern!(py, "event"), word)?;
-    event.set_item(intern!(py, "data"), data)?;
+    event.set_item(names(py).source.bind(py), source)?;
+    event.set_item(names(py).event.bind(py), word)?;
+    event.set_item(names(py).data.bind(py), data)?;
     Ok(event)
 }
 
@@ -124,16 +125,16 @@ fn assemble<'py>(
 fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = context.py();
     if !context.get_type().is(caller_context(py)?) {
-        return context.call_method0(intern!(py, "to_source_dict"));
+        return context.call_method0(names(py).to_source_dict.bind(py));
     }
     let source = PyDict::new(py);
-    let agent_id = intern!(py, "agent_id");
+    let agent_id = names(py).agent_id.bind(py);
     source.set_item(agent_id, context.getattr(agent_id)?)?;
-    let agent_type = intern!(py, "agent_type");
+    let agent_type = names(py).agent_type.bind(py);
     source.set_item(agent_type, plain_agent_type(context.getattr(agent_type)?)?)?;
-    let agent_name = intern!(py, "agent_name");
+    let agent_name = names(py).agent_name.bind(py);
     source.set_item(agent_name, context.getattr(agent_name)?)?;
-    let team_name = intern!(py, "team_name");
+    let team_name = names(py).team_name.bind(py);
     source.set_item(team_name, context.getattr(team_name)?)?;
     Ok(source.into_any())
 }

@@ -3,9 +3,9 @@
 use super::arguments::{Arg, require};
 use super::attributes::{Attribute, Attributes, Inline};
 use super::exit::sleep_if_ended;
+use super::names::names;
 use super::{dispatch, event};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyTuple};
@@ -32,6 +32,17 @@ pub(super) struct PyHandler {
     pub(super) attributes: Attributes,
 }
 
+/// Makes what is otherwise made at first use.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    zero(py).map(drop)
+}
+
+/// The tool count of every new handler.
+fn zero(py: Python<'_>) -> PyResult<&Py<PyAny>> {
+    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    ZERO.get_or_try_init(py, || Ok(0_u8.into_pyobject(py)?.into_any().unbind()))
+}
+
 impl PyHandler {
     /// The attributes that `__init__` gives.
     fn initial(
@@ -40,17 +51,13 @@ impl PyHandler {
         verbose: Arg<'_, '_>,
         run_id: Arg<'_, '_>,
     ) -> PyResult<Inline> {
-        static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = caller_context.py();
-        let zero = ZERO.get_or_try_init(py, || {
-            PyResult::Ok(0_u8.into_pyobject(py)?.into_any().unbind())
-        })?;
         let first_six = [
             (*caller_context).clone().unbind(),
             event_callback.or_else(|| py.None()),
             verbose.or_else(|| PyBool::new(py, false).to_owned().into_any().unbind()),
             run_id.or_else(|| py.None()),
-            zero.clone_ref(py),
+            zero(py)?.clone_ref(py),
             py.None(),
         ];
         Ok(Inline {
@@ -117,7 +124,7 @@ impl PyHandler {
     ) -> PyResult<()> {
         let py = slf.py();
         let names_self = match kwargs {
-            Some(kwargs) => kwargs.contains(intern!(py, "self"))?,
+            Some(kwargs) => kwargs.contains(names(py).self_.bind(py))?,
             None => false,
         };
         if names_self || !args.is_empty() {

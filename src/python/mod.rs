@@ -15,6 +15,7 @@ mod event;
 mod exit;
 mod fork;
 mod handler;
+mod names;
 mod registry;
 mod route;
 mod run_key;
@@ -50,10 +51,14 @@ mod _core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::route::read_environment()?;
         let py = module.py();
-        // What is needed from Python is looked up now: at interpreter exit, imports fail.
+        // What is needed from Python is made and looked up now: at interpreter exit, imports fail; and the child of a
+        // fork would wait for ever for what another thread was making.
+        super::names::names(py);
         super::context::prepare(py)?;
         super::dispatch::prepare(py)?;
         super::event::prepare(py)?;
+        super::handler::prepare(py)?;
+        super::registry::prepare(py);
         super::slot::install(py);
         super::fork::install(py)
     }

@@ -99,6 +99,13 @@ impl Entry {
     }
 }
 
+/// Makes what is otherwise made at first use.
+pub(super) fn prepare(py: Python<'_>) {
+    LazyLock::force(&REGISTRY);
+    Entry::Callback.others(py);
+    Entry::Checker.others(py);
+}
+
 /// How many callbacks and checkers are registered.
 pub(super) fn len(py: Python<'_>) -> (usize, usize) {
     let (callbacks, checkers) = REGISTRY.len();

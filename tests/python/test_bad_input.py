@@ -948,7 +948,7 @@ def job(number):
         list(m._callback_registry)
         register_event_callback(name, None)
 
-threads = [threading.Thread(target=job, args=[number]) for number in range(4)]
+threads = [threading.Thread(target=job, args=[number], daemon=True) for number in range(4)]
 for thread in threads:
     thread.start()
 started.wait(30)

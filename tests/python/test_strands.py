@@ -181,6 +181,7 @@ def test_cancelled_agents_stop_and_the_others_complete() -> None:
 def test_an_agent_that_is_cancelled_before_it_starts_says_nothing() -> None:
     """Its first callback raises; its model is not asked for a word that anybody hears."""
     with Run("early") as run:
+        run.go_on.set()
         run.cancel.set()
         with pytest.raises(RunCancelled):
             run.execute()

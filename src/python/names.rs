@@ -1,0 +1,71 @@
+//! The strings by which we look into Python objects, interned once, at import.
+//!
+//! Not `intern!` where they are used: that makes each at its first use and lets go of the GIL meanwhile, and the child
+//! of a fork at that moment would wait for ever for a thread that it does not have.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyString;
+
+static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+
+/// The strings.
+#[inline]
+pub(super) fn names(py: Python<'_>) -> &Names {
+    NAMES.get_or_init(py, || Names::new(py))
+}
+
+macro_rules! names {
+    ($($field:ident = $text:literal),* $(,)?) => {
+        pub(super) struct Names {
+            $(pub(super) $field: Py<PyString>,)*
+        }
+
+        impl Names {
+            fn new(py: Python<'_>) -> Self {
+                Self { $($field: PyString::intern(py, $text).unbind(),)* }
+            }
+        }
+    };
+}
+
+names! {
+    action = "action",
+    agent_id = "agent_id",
+    agent_name = "agent_name",
+    agent_type = "agent_type",
+    append = "append",
+    buffer = "_buffer",
+    caller_context = "caller_context",
+    category = "category",
+    complete = "complete",
+    content = "content",
+    current_tool_use = "current_tool_use",
+    data = "data",
+    emit_event = "_emit_event",
+    end = "end",
+    event = "event",
+    event_callback = "event_callback",
+    format = "format",
+    get = "get",
+    llm = "llm",
+    message = "message",
+    name = "name",
+    newline = "\n",
+    previous_tool_use = "previous_tool_use",
+    print = "print",
+    reasoning_text = "reasoningText",
+    round_completed = "LLM round completed",
+    run_id = "run_id",
+    self_ = "self",
+    set = "set",
+    source = "source",
+    strip = "strip",
+    team_name = "team_name",
+    to_source_dict = "to_source_dict",
+    tool_count = "tool_count",
+    tool_line = "\nTool #{}: {}",
+    tool_name = "tool_name",
+    value = "value",
+    verbose = "verbose",
+}
