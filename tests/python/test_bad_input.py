@@ -847,7 +847,12 @@ before = stats()
 def in_child(job):
     pid = os.fork()
     if pid:
+        # A child that hangs must not outlive the test.
+        killer = threading.Timer(30, os.kill, [pid, 9])
+        killer.daemon = True
+        killer.start()
         _, status = os.waitpid(pid, 0)
+        killer.cancel()
         assert os.waitstatus_to_exitcode(status) == 0, status
         return
     status = 1
@@ -963,6 +968,45 @@ for _ in range(20):
 stop.set()
 for thread in threads:
     thread.join(30)
+assert len(m._callback_registry) == 4
+"""
+    forks(code, run_id)
+
+
+@needs_fork
+@run_ids
+def test_a_fork_during_the_first_use_of_another_thread(run_id: str) -> None:
+    """What another thread was about to make for the first time is not missed, nor waited for, in the child."""
+    code = """
+import builtins, time
+
+found = builtins.__import__
+under_way = threading.Event()
+
+def slow_import(name, *rest):
+    # Gives up the GIL in the middle of whatever is made on first use.
+    if name.partition(".")[0] == "llm_callback":
+        under_way.set()
+        time.sleep(0.2)
+    return found(name, *rest)
+
+def first_use():
+    create_callback_handler(worker, seen.append)(data="x", complete=True)
+    seen.clear()
+    under_way.set()
+
+def child():
+    builtins.__import__ = found
+    empty()
+    use()
+    empty()
+
+builtins.__import__ = slow_import
+thread = threading.Thread(target=first_use, daemon=True)
+thread.start()
+assert under_way.wait(30)
+in_child(child)
+thread.join(30)
 assert len(m._callback_registry) == 4
 """
     forks(code, run_id)
