@@ -616,8 +616,9 @@ def test_a_first_use_in_atexit_works(run_id: str) -> None:
 
 
 @run_ids
-def test_module_teardown_may_use_it(run_id: str) -> None:
-    """An object that dies with its module may still register, emit and look up, as it has before."""
+@pytest.mark.parametrize("used_before", [False, True])
+def test_module_teardown_may_use_it(run_id: str, used_before: bool) -> None:
+    """An object that dies with its module may still register, emit and look up, for the first time too."""
     code = """
 class Last:
     def __init__(self): self.use = use
@@ -625,9 +626,8 @@ class Last:
 
 last = Last()
 last.itself = last
-use()
 """
-    assert ends(code, run_id) == "4\n"
+    assert ends(code + ("use()" if used_before else ""), run_id) == "4\n"
 
 
 @run_ids
