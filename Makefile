@@ -5,11 +5,12 @@ PYTHON  ?= python3
 VENV    ?= .venv
 PYTHONS ?= 3.10 3.11 3.12 3.13
 SCALE   ?= 10
+PROFILE ?= long
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 BIN         := $(VENV)/bin
-RUST        := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+RUST        := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs')
 
 # PyO3 and maturin take the interpreter of our environment, whichever is active outside.
 export PYO3_PYTHON := $(abspath $(BIN)/python)
@@ -27,7 +28,7 @@ demo: $(VENV)/.installed  ## Ten runs at once, each with its own stream
 	$(BIN)/llm-callback demo --runs 10
 
 test: $(VENV)/.installed  ## Rust tests, doc tests, Python tests
-	cargo test
+	cargo test --locked
 	$(BIN)/pytest
 
 test-pythons: $(VENV)/.tools  ## The wheel of each CPython found here; PYTHONS="3.10 3.13"
@@ -46,8 +47,9 @@ lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src
 	$(BIN)/taplo fmt --check
 	$(BIN)/typos
 	! grep -rl pyo3 src --include='*.rs' | grep -v '^src/python/'
-	! grep -rlE 'parking_lot|sync::atomic' src --include='*.rs' | grep -v '^src/sync.rs'
-	! cargo tree --locked -e normal --prefix none | grep '^pyo3'
+	! grep -rnE 'parking_lot|sync::(atomic|Mutex|RwLock|Condvar|Once|LazyLock|\{)' src --include='*.rs' \
+		| grep -vE '^src/sync.rs|: *//|crate::sync::'
+	tree=$$(cargo tree --locked -e normal --prefix none) && ! grep '^pyo3' <<<"$$tree"
 
 bench: $(VENV)/.installed  ## Release build beside plain Python, then the Rust benches
 	$(BIN)/python benches/python/bench_dropin.py
@@ -56,6 +58,7 @@ bench: $(VENV)/.installed  ## Release build beside plain Python, then the Rust b
 stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short one
 	STRESS_SCALE=$(SCALE) cargo test --release --lib --test rust -- --ignored --test-threads 1
 	STRESS_SCALE=$(SCALE) $(BIN)/python -X dev -m pytest -m stress
+	HYPOTHESIS_PROFILE=$(PROFILE) $(BIN)/pytest tests/python/test_differential.py
 
 loom:  ## Every interleaving of the models in tests/loom
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 \

@@ -60,7 +60,7 @@ fn main() {
             scope.spawn(move || println!("run {run}: {}", agent(registry, run)));
         }
     });
-    registry.clear();
+    drop(registry.take_all());
 
     let events: Vec<_> = events.iter().collect();
     let astray = events

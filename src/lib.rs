@@ -30,8 +30,8 @@
 //! - *Registration and emission:* an emission that begins after `set_callback` returned sees that callback; one
 //!   that overlaps it sees the old or the new one, never both and never another run's.
 //! - *Order:* one thread's emissions to a run arrive in their order. Between threads there is no order here.
-//! - *Cancellation and completion:* a checker is asked before the callback is looked up; a run cancelled in
-//!   between may deliver the one event that is already under way.
+//! - *Cancellation:* a checker is asked before the callback is looked up; a run cancelled in between may deliver the
+//!   one event that is already under way. A removed checker stops nothing any more.
 //! - *Snapshots* are taken shard by shard: they hold what was registered throughout, and may or may not hold
 //!   what came or went meanwhile.
 

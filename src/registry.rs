@@ -157,12 +157,15 @@ impl<C, K> Registry<C, K> {
         self.len() == (0, 0)
     }
 
-    /// Takes everything out of the table and drops it, outside the locks.
-    pub fn clear(&self) {
-        for shard in &self.shards {
-            let slots = std::mem::take(&mut *shard.write());
-            drop(slots);
-        }
+    /// Takes everything out of the table: each run that has something, its callback and its checker, in no order.
+    pub fn take_all(&self) -> Vec<(RunId, Option<C>, Option<K>)> {
+        let slots = self
+            .shards
+            .iter()
+            .flat_map(|shard| std::mem::take(&mut *shard.write()));
+        slots
+            .map(|(id, slot)| (id, slot.callback, slot.checker))
+            .collect()
     }
 
     fn take<T>(&self, id: &RunId, content: impl FnOnce(&mut Slot<C, K>) -> Option<T>) -> Option<T> {
@@ -296,7 +299,7 @@ mod tests {
         registry.set_checker("one".into(), 1);
         assert_eq!(registry.callback_ids(), [RunId::from(1)]);
         assert_eq!(registry.checker_ids(), [RunId::from("one")]);
-        registry.clear();
+        drop(registry.take_all());
         assert!(registry.is_empty());
     }
 
@@ -335,7 +338,7 @@ mod tests {
         drop(registry.set_callback(1.into(), OnDrop(Arc::clone(&registry))));
         drop(registry.remove_callback(&1.into()));
         registry.set_callback(3.into(), OnDrop(Arc::clone(&registry)));
-        registry.clear();
+        drop(registry.take_all());
         assert!(registry.is_empty());
     }
 

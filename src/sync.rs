@@ -4,10 +4,10 @@
 pub(crate) use parking_lot::RwLock;
 #[cfg(Py_GIL_DISABLED)]
 pub(crate) use parking_lot::{Mutex, MutexGuard};
-#[cfg(feature = "python")]
-pub(crate) use std::sync::atomic::AtomicU8;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(feature = "python")]
+pub(crate) use std::sync::{LazyLock, atomic::AtomicU8};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import wraps
 
 from llm_callback._core import get_current_run_id, set_current_run_id
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+# Its tokens tell whether code runs in the context that it began in.
+_entered: ContextVar[None] = ContextVar("llm_callback_entered")
 
 
 def bind(function: _F) -> _F:
@@ -32,16 +38,20 @@ def bind(function: _F) -> _F:
         raise TypeError(msg)
     run_id = get_current_run_id()
 
-    if iscoroutinefunction(function):
+    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
 
         @wraps(function)
         async def bound_coroutine(*args: Any, **kwargs: Any) -> Any:
             previous = get_current_run_id()
+            here = _entered.set(None)
             set_current_run_id(run_id)
             try:
                 return await function(*args, **kwargs)
             finally:
-                set_current_run_id(previous)
+                # A coroutine may be closed from another context, whose run is none of its business.
+                with suppress(ValueError):
+                    _entered.reset(here)
+                    set_current_run_id(previous)
 
         return bound_coroutine  # type: ignore[return-value]
 

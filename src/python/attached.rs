@@ -23,6 +23,10 @@ mod imp {
         pub(in crate::python) fn try_lock(&self, _py: Python<'_>) -> Option<MutexGuard<'_, T>> {
             self.0.try_lock()
         }
+
+        pub(in crate::python) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut()
+        }
     }
 }
 
@@ -71,6 +75,10 @@ mod imp {
                 mutex: self,
                 attached: PhantomData,
             })
+        }
+
+        pub(in crate::python) fn get_mut(&mut self) -> &mut T {
+            self.value.get_mut()
         }
     }
 

@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyAttributeError, PyKeyError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use std::ptr;
 
 /// Which of the handler's own attributes.
@@ -95,6 +95,13 @@ enum State {
 ///
 /// The lock protects the state. Under it references are copied and moved, never dropped, and no Python code runs.
 pub(super) struct Attributes(AttachedMutex<State>);
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        let state = std::mem::replace(self.0.get_mut(), State::Unset);
+        sleep_if_ended(|| drop(state));
+    }
+}
 
 impl Attributes {
     pub(super) fn unset() -> Self {
@@ -205,24 +212,24 @@ impl Attributes {
         if let Some(dict) = subclass_dict(handler)? {
             return Ok(dict);
         }
-        let mutex = &handler.get().attributes.0;
-        let (dict, buffer) = (PyDict::new(py), PyList::empty(py));
-        // Copied first and moved then: making an object may start the garbage collector, and a destructor that looks
-        // at the handler finds all its attributes.
-        let values = match &*mutex.lock(py) {
+        // Made before the lock is taken: making an object may start the garbage collector. What happens under it, the
+        // filling of a new dict with strs as keys, runs no Python code and makes no object that is collected.
+        let (dict, buffer) = (PyDict::new(py), PyList::empty(py).into_any().unbind());
+        let mut state = handler.get().attributes.0.lock(py);
+        match &*state {
             State::Dict(dict) => return Ok(dict.bind(py).clone()),
-            State::Inline(inline) => Attribute::ALL.map(|attribute| inline.get(py, attribute)),
-            State::Unset => [const { None }; Attribute::ALL.len()],
-        };
-        let is_set = values.iter().any(Option::is_some);
-        for (attribute, value) in Attribute::ALL.into_iter().zip(values) {
-            match value {
-                Some(value) => dict.set_item(attribute.name(py), value)?,
-                None if is_set => dict.set_item(attribute.name(py), &buffer)?,
-                None => {}
+            State::Inline(inline) => {
+                for attribute in Attribute::ALL {
+                    let value = inline
+                        .get(py, attribute)
+                        .unwrap_or_else(|| buffer.clone_ref(py));
+                    dict.set_item(attribute.name(py), value)?;
+                }
             }
+            State::Unset => {}
         }
-        let moved = std::mem::replace(&mut *mutex.lock(py), State::Dict(dict.clone().unbind()));
+        let moved = std::mem::replace(&mut *state, State::Dict(dict.clone().unbind()));
+        drop(state);
         drop(moved);
         Ok(dict)
     }
@@ -270,13 +277,18 @@ impl Attributes {
 
     pub(super) fn clear(&self, py: Python<'_>) {
         let cleared = std::mem::replace(&mut *self.0.lock(py), State::Unset);
-        drop(cleared);
+        sleep_if_ended(|| drop(cleared));
     }
 }
 
 /// Whether the object is of the class itself, not of a subclass.
 pub(super) fn is_plain(handler: &Bound<'_, PyHandler>) -> bool {
     handler.get_type().is(handler.py().get_type::<PyHandler>())
+}
+
+/// Whether the object has no dict that `CPython` knows of.
+fn keeps_its_own(handler: &Bound<'_, PyHandler>) -> PyResult<bool> {
+    Ok(subclass_dict(handler)?.is_none())
 }
 
 fn missing(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyErr {
@@ -337,10 +349,10 @@ impl PyHandler {
             return Ok(value);
         }
         // SAFETY: the thread is attached and both objects are alive; the result is a new reference, or null.
-        unsafe {
+        sleep_if_ended(|| unsafe {
             let value = ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr());
             Bound::from_owned_ptr_or_err(slf.py(), value)
-        }
+        })
     }
 
     /// Where `__getattribute__` found nothing.
@@ -358,7 +370,9 @@ impl PyHandler {
     ) -> PyResult<()> {
         match generic_set(slf, name, Some(value)) {
             // The class has nothing of that name that can be set, and a plain object no dict that CPython knows of.
-            Err(error) if error.is_instance_of::<PyAttributeError>(slf.py()) && is_plain(slf) => {
+            Err(error)
+                if error.is_instance_of::<PyAttributeError>(slf.py()) && keeps_its_own(slf)? =>
+            {
                 Attributes::dict(slf)?.set_item(name, value)
             }
             done => done,
@@ -368,7 +382,9 @@ impl PyHandler {
     fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
         match generic_set(slf, name, None) {
             // As in `__setattr__`.
-            Err(error) if error.is_instance_of::<PyAttributeError>(slf.py()) && is_plain(slf) => {
+            Err(error)
+                if error.is_instance_of::<PyAttributeError>(slf.py()) && keeps_its_own(slf)? =>
+            {
                 sleep_if_ended(|| delete(slf, name))
             }
             done => done,
@@ -385,9 +401,33 @@ impl PyHandler {
         self.attributes.set_dict(dict);
     }
 
-    /// Return a shallow copy of the attributes, for `copy` and `pickle`.
-    fn __getstate__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
-        Attributes::dict(slf)?.copy()
+    /// Return the attributes, for `copy` and `pickle`: a new dict, and with it one of the slots, where there are any.
+    fn __getstate__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let state = Attributes::dict(slf)?.copy()?;
+        let slots = PyDict::new(py);
+        for name in py
+            .import("copyreg")?
+            .call_method1("_slotnames", (slf.get_type(),))?
+            .try_iter()?
+        {
+            let name = name?.cast_into::<PyString>()?;
+            if let Some(value) = slf.getattr_opt(&name)? {
+                slots.set_item(name, value)?;
+            }
+        }
+        if slots.is_empty() {
+            Ok(state.into_any())
+        } else {
+            Ok((state, slots).into_pyobject(py)?.into_any())
+        }
+    }
+
+    /// Made anew without a call of `__init__`, whatever the protocol.
+    fn __reduce_ex__<'py>(slf: &Bound<'py, Self>, _protocol: i32) -> PyResult<Bound<'py, PyTuple>> {
+        let py = slf.py();
+        let new = py.import("copyreg")?.getattr("__newobj__")?;
+        (new, (slf.get_type(),), slf.call_method0("__getstate__")?).into_pyobject(py)
     }
 }
 

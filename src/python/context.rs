@@ -6,6 +6,7 @@ use super::exit::sleep_if_ended;
 use super::names::names;
 use super::registry::Entry;
 use super::run_key::RunKey;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
@@ -17,6 +18,14 @@ struct CurrentRun {
     run_id: Py<PyAny>,
     /// The thread that set it. Unlike Python's thread ids, a Rust one is never given out twice.
     thread: ThreadId,
+}
+
+#[pymethods]
+impl CurrentRun {
+    // No __clear__: the context that holds it is cleared.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.run_id)
+    }
 }
 
 fn new_variable(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
@@ -142,7 +151,8 @@ fn set_current(run_id: &Bound<'_, PyAny>) -> PyResult<()> {
 /// Return the run of the calling context, or None.
 ///
 /// A run that a thread only inherited from whoever started it (free-threaded Python, or
-/// `-X thread_inherit_context=1`) is not believed; use :func:`bind` to carry one. Thread-safe, does not block.
+/// `-X thread_inherit_context=1`) is not believed; a copy of such a context cannot be told from one that was made on
+/// purpose, so set or :func:`bind` the run in workers there. Thread-safe, does not block.
 #[pyfunction]
 #[pyo3(signature = (*rest), text_signature = "()")]
 pub(super) fn get_current_run_id<'py>(

@@ -13,7 +13,7 @@ use super::run_key::RunKey;
 use super::stats::COUNTERS;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyString, PyType, string::PyStringData};
+use pyo3::types::{PyDict, PyInt, PyList, PyString, PyType, string::PyStringData};
 
 /// How many tokens a handler keeps where the framework never says `complete`; the older half goes.
 const BUFFER_LIMIT: usize = 10_000;
@@ -24,6 +24,32 @@ enum Listener<'py> {
     Nobody,
     /// Two answers to whose the events are.
     Refused,
+}
+
+impl<'py> Listener<'py> {
+    /// The callback, unless there is none or it is false.
+    fn callback(&self) -> PyResult<Option<&Bound<'py, PyAny>>> {
+        match self {
+            Self::Callback(callback) if callback.is_truthy()? => Ok(Some(callback)),
+            Self::Callback(_) | Self::Nobody | Self::Refused => Ok(None),
+        }
+    }
+
+    fn count_dropped(&self) {
+        match self {
+            Self::Callback(_) | Self::Nobody => COUNTERS.count_no_callback(),
+            Self::Refused => COUNTERS.count_route(),
+        }
+    }
+
+    /// The callback; without one, the event that was meant for it is counted as dropped.
+    fn callback_or_drop(&self) -> PyResult<Option<&Bound<'py, PyAny>>> {
+        let callback = self.callback()?;
+        if callback.is_none() {
+            self.count_dropped();
+        }
+        Ok(callback)
+    }
 }
 
 /// Calls the handler with the framework's keyword arguments.
@@ -61,6 +87,7 @@ pub(super) fn call<'py>(
 /// Looks up what is needed from Python.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     run_cancelled(py)?;
+    iadd(py)?;
     builtins(py).map(drop)
 }
 
@@ -76,20 +103,30 @@ fn builtins(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
         .bind(py))
 }
 
+fn iadd(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    FUNCTION.import(py, "operator", "iadd")
+}
+
 /// Asks the run's checker, if it has one, and raises `RunCancelled` if it says so.
 pub(super) fn raise_if_cancelled<'py>(
     run_id: &Bound<'py, PyAny>,
     key: &RunKey<'py>,
 ) -> PyResult<()> {
     let py = run_id.py();
-    let Some(checker) = truthy(Entry::Checker.get(py, key)?)? else {
-        return Ok(());
-    };
-    if !checker.call0()?.is_truthy()? {
+    if !is_cancelled(key, py)? {
         return Ok(());
     }
     COUNTERS.count_cancelled();
     Err(PyErr::from_value(run_cancelled(py)?.call1((run_id,))?))
+}
+
+/// What the run's checker says, if it has one.
+fn is_cancelled<'py>(key: &RunKey<'py>, py: Python<'py>) -> PyResult<bool> {
+    match truthy(Entry::Checker.get(py, key)?)? {
+        Some(checker) => checker.call0()?.is_truthy(),
+        None => Ok(false),
+    }
 }
 
 fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
@@ -112,7 +149,13 @@ impl<'py> Call<'_, 'py> {
         match route::resolve(&run_id)? {
             Target::Given => {}
             Target::Context(current) => run_id = current,
-            Target::Disagreement => return Ok(Listener::Refused),
+            Target::Disagreement(current) => {
+                // One of the two is wrong, and whose cancel it is as uncertain as whose event: unless both say so.
+                if is_cancelled(&RunKey::new(&current)?, py)? {
+                    raise_if_cancelled(&run_id, &RunKey::new(&run_id)?)?;
+                }
+                return Ok(Listener::Refused);
+            }
         }
         let key = if run_id.is_none() {
             None
@@ -137,7 +180,7 @@ impl<'py> Call<'_, 'py> {
         if self.verbose()? {
             print(&reasoning, Some(""))?;
         }
-        if let Some(callback) = truthy_callback(listener)? {
+        if let Some(callback) = listener.callback_or_drop()? {
             self.emit(callback, Kind::Reasoning, &content(reasoning)?)?;
         }
         Ok(())
@@ -154,12 +197,18 @@ impl<'py> Call<'_, 'py> {
             let complete = truthy(complete.cloned())?.is_some();
             print(data, Some(if complete { "\n" } else { "" }))?;
         }
-        if let Some(callback) = truthy_callback(listener)?
-            && !is_blank(data)?
-        {
-            self.emit(callback, Kind::Stream, &content(data.clone())?)?;
+        let text = data.cast_exact::<PyString>();
+        match listener.callback()? {
+            Some(callback) if !is_blank(data)? => {
+                self.emit(callback, Kind::Stream, &content(data.clone())?)
+            }
+            // A blank text is no event, and so not one that is dropped.
+            None if !text.map_or(Ok(false), is_blank_text)? => {
+                listener.count_dropped();
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn tool(&self, listener: &Listener<'py>, tool: Bound<'py, PyAny>) -> PyResult<()> {
@@ -177,7 +226,7 @@ impl<'py> Call<'_, 'py> {
         self.set(Attribute::PreviousToolUse, tool)?;
         self.set(
             Attribute::ToolCount,
-            self.get(Attribute::ToolCount)?.add(1)?,
+            increment(&self.get(Attribute::ToolCount)?)?,
         )?;
         let count = self.get(Attribute::ToolCount)?;
         if self.verbose()? {
@@ -187,7 +236,7 @@ impl<'py> Call<'_, 'py> {
                 .call_method1(names(py).format.bind(py), (&count, &name))?;
             print(&line, None)?;
         }
-        if let Some(callback) = truthy_callback(listener)? {
+        if let Some(callback) = listener.callback_or_drop()? {
             let data = PyDict::new(py);
             data.set_item(names(py).tool_name.bind(py), name)?;
             data.set_item(names(py).tool_count.bind(py), count)?;
@@ -199,10 +248,10 @@ impl<'py> Call<'_, 'py> {
     fn complete(&self, listener: &Listener<'py>, data: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
         let py = self.handler.py();
         self.set(Attribute::Buffer, PyList::empty(py).into_any())?;
-        if data.is_some() && self.verbose()? {
+        if self.verbose()? && data.is_some() {
             print(names(py).newline.bind(py).as_any(), None)?;
         }
-        if let Some(callback) = truthy_callback(listener)? {
+        if let Some(callback) = listener.callback_or_drop()? {
             let data = PyDict::new(py);
             data.set_item(
                 names(py).message.bind(py),
@@ -288,16 +337,13 @@ pub(super) fn deliver<'py>(
     callback.call1((event,)).map(drop)
 }
 
-/// The callback, unless it is false; without one the event is counted as dropped.
-fn truthy_callback<'a, 'py>(
-    listener: &'a Listener<'py>,
-) -> PyResult<Option<&'a Bound<'py, PyAny>>> {
-    match listener {
-        Listener::Callback(callback) if callback.is_truthy()? => return Ok(Some(callback)),
-        Listener::Callback(_) | Listener::Nobody => COUNTERS.count_no_callback(),
-        Listener::Refused => COUNTERS.count_route(),
+/// `count += 1`.
+fn increment<'py>(count: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if count.is_exact_instance_of::<PyInt>() {
+        count.add(1)
+    } else {
+        iadd(count.py())?.call1((count, 1))
     }
-    Ok(None)
 }
 
 fn content(content: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyDict>> {
@@ -308,17 +354,19 @@ fn content(content: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyDict>> {
 }
 
 /// Whether `data.strip()` has nothing left.
+fn is_blank(data: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if let Ok(text) = data.cast_exact::<PyString>() {
+        return is_blank_text(text);
+    }
+    let stripped = data.call_method0(names(data.py()).strip.bind(data.py()))?;
+    Ok(stripped.len()? == 0)
+}
+
 #[expect(
     unsafe_code,
     reason = "a str's own memory: UTF-8 would copy it, and has no lone surrogates"
 )]
-fn is_blank(data: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let Ok(text) = data.cast_exact::<PyString>() else {
-        return Ok(data
-            .call_method0(names(data.py()).strip.bind(data.py()))?
-            .len()?
-            == 0);
-    };
+fn is_blank_text(text: &Bound<'_, PyString>) -> PyResult<bool> {
     // SAFETY: the thread is attached, and a str is not changed while there is another reference to it.
     Ok(match unsafe { text.data() }? {
         PyStringData::Ucs1(units) => units.iter().all(|&unit| is_space(unit.into())),

@@ -1,9 +1,11 @@
 //! An event as Python sees it: a fresh dict of `source`, `event` and `data`.
 
 use super::names::names;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
+use std::ptr;
 
 /// What a handler reports: the actions of category `llm` that it knows.
 #[derive(Clone, Copy, Debug)]
@@ -127,16 +129,39 @@ fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     if !context.get_type().is(caller_context(py)?) {
         return context.call_method0(names(py).to_source_dict.bind(py));
     }
+    let attributes = instance_dict(context)?;
+    if attributes.contains(names(py).to_source_dict.bind(py))? {
+        return context.call_method0(names(py).to_source_dict.bind(py));
+    }
+    // What the object lacks, its class may have, or nobody, which is an AttributeError.
+    let read = |name: &Bound<'py, PyString>| match attributes.get_item(name)? {
+        Some(value) => Ok(value),
+        None => context.getattr(name),
+    };
     let source = PyDict::new(py);
     let agent_id = names(py).agent_id.bind(py);
-    source.set_item(agent_id, context.getattr(agent_id)?)?;
+    source.set_item(agent_id, read(agent_id)?)?;
     let agent_type = names(py).agent_type.bind(py);
-    source.set_item(agent_type, plain_agent_type(context.getattr(agent_type)?)?)?;
+    source.set_item(agent_type, plain_agent_type(read(agent_type)?)?)?;
     let agent_name = names(py).agent_name.bind(py);
-    source.set_item(agent_name, context.getattr(agent_name)?)?;
+    source.set_item(agent_name, read(agent_name)?)?;
     let team_name = names(py).team_name.bind(py);
-    source.set_item(team_name, context.getattr(team_name)?)?;
+    source.set_item(team_name, read(team_name)?)?;
     Ok(source.into_any())
+}
+
+/// An object's `__dict__`.
+#[expect(
+    unsafe_code,
+    reason = "CPython's own accessor, which PyO3 does not wrap"
+)]
+fn instance_dict<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    // SAFETY: the thread is attached and the object is alive; the result is a new reference, or null with an error.
+    let dict = unsafe {
+        let dict = ffi::PyObject_GenericGetDict(object.as_ptr(), ptr::null_mut());
+        Bound::from_owned_ptr_or_err(object.py(), dict)?
+    };
+    Ok(dict.cast_into()?)
 }
 
 /// The value of an `AgentType`, as a plain str; anything else as it is.

@@ -4,6 +4,9 @@
 //! `PyGILState_Ensure` in the C API's reference). With glibc that unwinds the stack by force; Rust's frames are not
 //! made to be unwound so, and the process aborts. Here such a thread is stopped before the first frame is unwound, and
 //! sleeps until the process is gone: what `CPython` itself does since 3.14.
+//!
+//! Not covered: the rest of a call in which C code has left a callback by `longjmp`, since glibc then forgets the
+//! handlers of this thread.
 
 /// Runs `body`, in which Python code may run or the GIL be given up. A thread that is ended in it never leaves it.
 #[inline]
@@ -39,6 +42,7 @@ mod thread {
 
     thread_local! {
         static DEPTH: Cell<usize> = const { Cell::new(0) };
+        // Where it is gone already, the thread is at its end, and not inside the interpreter's.
         // On the heap: glibc runs a handler when the unwinding leaves the buffer's place on the stack, and one that
         // is not on the stack at once.
         #[expect(clippy::unnecessary_box_returns, reason = "see above")]
@@ -60,7 +64,7 @@ mod thread {
             if depth == 0 {
                 // SAFETY: the buffer outlives its registration, which ends in drop() at the latest on the same
                 // thread, and nothing else looks into it.
-                BUFFER.with(|buffer| unsafe {
+                let _ = BUFFER.try_with(|buffer| unsafe {
                     _pthread_cleanup_push(buffer.get(), sleep, ptr::null_mut());
                 });
             }
@@ -77,7 +81,7 @@ mod thread {
             if depth == 0 {
                 // SAFETY: registered by the outermost Watch of this thread, and by now the last registration again,
                 // since whatever was called in between has returned.
-                BUFFER.with(|buffer| unsafe {
+                let _ = BUFFER.try_with(|buffer| unsafe {
                     _pthread_cleanup_pop(buffer.get(), 0);
                 });
             }

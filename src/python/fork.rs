@@ -5,8 +5,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 #[pyfunction]
-fn forget_the_parents_runs(py: Python<'_>) {
-    registry::clear(py);
+fn forget_the_parents_runs(py: Python<'_>) -> PyResult<()> {
+    registry::forget(py)
 }
 
 /// Has the registries emptied in the child of every later fork.

@@ -15,6 +15,7 @@ mod event;
 mod exit;
 mod fork;
 mod handler;
+mod interpreter;
 mod names;
 mod registry;
 mod route;
@@ -49,8 +50,9 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::route::read_environment()?;
         let py = module.py();
+        super::interpreter::refuse_all_but_the_main(py)?;
+        super::route::read_environment()?;
         // What is needed from Python is made and looked up now: at interpreter exit, imports fail; and the child of a
         // fork would wait for ever for what another thread was making.
         super::names::names(py);

@@ -4,11 +4,12 @@ use super::arguments::{Arg, require};
 use super::exit::sleep_if_ended;
 use super::route;
 use super::run_key::RunKey;
+use super::stats::COUNTERS;
+use crate::sync::LazyLock;
 use crate::{Registry, RunId};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use std::sync::LazyLock;
 
 /// Ids that are an int or a str, or equal to one.
 static REGISTRY: LazyLock<Registry<Py<PyAny>>> = LazyLock::new(Registry::new);
@@ -116,12 +117,15 @@ pub(super) fn len(py: Python<'_>) -> (usize, usize) {
 }
 
 /// Forgets everything: for the child of a fork, whose runs are its parent's.
-pub(super) fn clear(py: Python<'_>) {
-    sleep_if_ended(|| {
-        REGISTRY.clear();
-        Entry::Callback.others(py).clear();
-        Entry::Checker.others(py).clear();
-    });
+///
+/// Nothing is dropped: a destructor would say good-bye to the parent's peers, or remove the parent's files.
+pub(super) fn forget(py: Python<'_>) -> PyResult<()> {
+    std::mem::forget(REGISTRY.take_all());
+    for entry in [Entry::Callback, Entry::Checker] {
+        std::mem::forget(entry.others(py).copy()?);
+        entry.others(py).clear();
+    }
+    Ok(())
 }
 
 /// Send the events of the run `run_id` to `callback`; None removes the run's callback.
@@ -238,7 +242,13 @@ fn look_up<'py>(run_id: &Bound<'py, PyAny>, entry: Entry) -> PyResult<Option<Bou
         match route::resolve(run_id)? {
             route::Target::Given => entry.get(py, &key),
             route::Target::Context(run_id) => entry.get(py, &RunKey::new(&run_id)?),
-            route::Target::Disagreement => Ok(None),
+            route::Target::Disagreement(_) => {
+                // The event that the callback is wanted for will not be emitted.
+                if let Entry::Callback = entry {
+                    COUNTERS.count_route();
+                }
+                Ok(None)
+            }
         }
     })
 }

@@ -49,8 +49,8 @@ pub(super) enum Target<'py> {
     Given,
     /// The run of the calling context.
     Context(Bound<'py, PyAny>),
-    /// The two differ, and `strict` forbids to choose.
-    Disagreement,
+    /// The calling context names this other one, and `strict` forbids to choose.
+    Disagreement(Bound<'py, PyAny>),
 }
 
 /// Decides between `run_id`, which may be None, and the run of the calling context.
@@ -65,7 +65,7 @@ pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> 
     };
     let agrees = || PyResult::Ok(run_id.is_none() || run_id.is(&current) || run_id.eq(&current)?);
     if route == Route::Strict && !agrees()? {
-        return Ok(Target::Disagreement);
+        return Ok(Target::Disagreement(current));
     }
     Ok(Target::Context(current))
 }

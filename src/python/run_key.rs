@@ -1,4 +1,6 @@
 //! A Python object as a run id: any hashable, equal as in a dict.
+//!
+//! With one limit: an object of a class of its own that is neither a number nor a str, but equals one, is another run.
 
 use crate::RunId;
 use pyo3::prelude::*;

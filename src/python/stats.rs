@@ -2,9 +2,9 @@
 
 use super::registry;
 use crate::Counters;
+use crate::sync::LazyLock;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use std::sync::LazyLock;
 
 /// What every handler of this process counts.
 pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);

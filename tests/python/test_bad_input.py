@@ -766,6 +766,16 @@ INSIDE = {
         def __del__(self): go_on()
     register_event_callback(1, Callback())
     register_event_callback(1, None)""",
+    "attribute": """
+    class Handler(LLMCallbackHandler):
+        @property
+        def extra(self): go_on()
+    Handler(worker).extra""",
+    "handler": """
+    class Callback:
+        def __del__(self): go_on()
+    handler = LLMCallbackHandler(worker, Callback())
+    del handler""",
     "output": """
     class Output:
         write = go_on

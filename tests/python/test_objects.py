@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import dataclasses
 import enum
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llm_callback
+import reference_model
 from llm_callback import (
     AgentType,
     CallerContext,
@@ -952,3 +954,66 @@ def test_a_context_is_a_dataclass() -> None:
     assert type(Other.worker("w", "W", "T")) is Other
     assert isinstance(AgentType.WORKER, str)
     assert issubclass(AgentType, enum.Enum)
+
+
+def test_the_run_of_a_task_may_be_the_task_itself() -> None:
+    """A run id that holds the context it is current in is freed with it."""
+
+    class Run:
+        context: contextvars.Context
+
+    def enter(run: Run) -> None:
+        llm_callback.set_current_run_id(run)
+
+    run = Run()
+    run.context = contextvars.copy_context()
+    run.context.run(enter, run)
+    gone = weakref.ref(run)
+    del run
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_method_set_on_a_context_object_is_used() -> None:
+    """An object's own to_source_dict stands before its class's."""
+    got: list[Any] = []
+    context = CallerContext.worker("w", "W", "T")
+    context.to_source_dict = lambda: {"own": True}  # type: ignore[method-assign]
+    LLMCallbackHandler(context, got.append)(data="x")
+    assert got[0]["source"] == {"own": True}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_slots_of_a_subclass_are_copied_and_pickled(protocol: int) -> None:
+    """A subclass with slots can still have further attributes, and copies have both."""
+    handler = Slotted(CallerContext.worker("w", "W", "T"), run_id=1)
+    handler.slot = 1
+    handler.further = 2  # type: ignore[attr-defined]
+    for twin in (
+        copy.copy(handler),
+        copy.deepcopy(handler),
+        pickle.loads(pickle.dumps(handler, protocol)),
+    ):  # noqa: S301
+        assert (twin.slot, twin.further, twin.run_id) == (1, 2, 1)
+
+
+class Slotted(LLMCallbackHandler):
+    """A subclass without a dict of its own."""
+
+    __slots__ = ("slot",)
+    slot: int
+
+
+@pytest.mark.parametrize("count", [None, [1], "a", 1.5, 2**63])
+def test_counting_tools_is_adding_in_place(count: Any) -> None:
+    """tool_count += 1, with whatever it was set to, and with the words of an in-place addition."""
+    outcomes = []
+    for module in (llm_callback, reference_model):
+        handler = module.LLMCallbackHandler(module.CallerContext.worker("w", "W", "T"))
+        handler.tool_count = copy.copy(count)
+        try:
+            handler(current_tool_use={"name": "t"})
+            outcomes.append(handler.tool_count)
+        except TypeError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]

@@ -10,10 +10,13 @@ import pytest
 
 import llm_callback
 from llm_callback import (
+    CallerContext,
     LLMCallbackHandler,
     RunCancelled,
     bind,
+    clear_current_run_id,
     configure,
+    create_callback_handler,
     get_cancellation_checker,
     get_event_callback,
     register_cancellation_checker,
@@ -433,3 +436,34 @@ def test_the_route_is_the_whole_processs(two: Two) -> None:
     in_thread(partial(configure, route="context"))
     under(two.current, partial(handler, data="x"))
     assert two.heard == ([], ["x"])
+
+
+def test_a_strict_lookup_that_disagrees_is_counted() -> None:
+    """Under strict, a callback that is asked for by another run's id is refused, and the refusal is counted."""
+    configure(route="strict")
+    register_event_callback("a", print)
+    set_current_run_id("b")
+    before = stats()["dropped"]["route"]
+    assert get_event_callback("a") is None
+    assert stats()["dropped"]["route"] == before + 1
+    clear_current_run_id()
+    register_event_callback("a", None)
+
+
+@pytest.mark.parametrize(("own", "current", "raises"), [(1, 0, 0), (0, 1, 0), (1, 1, 1), (0, 0, 0)])
+def test_a_strict_cancel_needs_both(own: int, current: int, raises: int) -> None:
+    """Under strict, where two runs lay claim to a call, it is cancelled if both of them are."""
+    configure(route="strict")
+    register_cancellation_checker("own", lambda: own)
+    register_cancellation_checker("current", lambda: current)
+    set_current_run_id("current")
+    handler = create_callback_handler(CallerContext.worker("w", "W", "T"), run_id="own")
+    try:
+        handler(start=True)
+        assert not raises
+    except InterruptedError:
+        assert raises
+    finally:
+        clear_current_run_id()
+        register_cancellation_checker("own", None)
+        register_cancellation_checker("current", None)

@@ -2,7 +2,7 @@
 
 use llm_callback::{Registry, RunId};
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 #[derive(Clone, Debug)]
 enum Operation {
@@ -76,7 +76,7 @@ proptest! {
                     prop_assert_eq!(registry.checker(&id), checkers.get(&id).copied());
                 }
                 Operation::Clear => {
-                    registry.clear();
+                    prop_assert_eq!(registry.take_all().len(), callbacks.keys().chain(checkers.keys()).collect::<HashSet<_>>().len());
                     callbacks.clear();
                     checkers.clear();
                 }
