@@ -992,8 +992,8 @@ def test_slots_of_a_subclass_are_copied_and_pickled(protocol: int) -> None:
     for twin in (
         copy.copy(handler),
         copy.deepcopy(handler),
-        pickle.loads(pickle.dumps(handler, protocol)),
-    ):  # noqa: S301
+        pickle.loads(pickle.dumps(handler, protocol)),  # noqa: S301
+    ):
         assert (twin.slot, twin.further, twin.run_id) == (1, 2, 1)
 
 
