@@ -256,7 +256,7 @@ CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (register_event_callback, (), {}),
     (register_event_callback, ("a",), {}),
     (register_event_callback, ("a", print, 1), {}),
-    (register_event_callback, ("a",), {"callbck": print}),
+    (register_event_callback, ("a",), {"call": print}),
     (register_event_callback, ("a", print), {"run_id": "b"}),
     (get_event_callback, (), {}),
     (get_event_callback, ("a", "b"), {}),

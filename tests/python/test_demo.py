@@ -91,7 +91,7 @@ def test_the_demo_leaves_nothing_registered(result: Any) -> None:
 
 
 def test_events_of_another_run_are_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs whose callbacks are exchanged both have foreign and lost events, the third none."""
+    """Two runs whose callbacks are exchanged have lost and foreign events, the third none."""
     register = llm_callback.register_event_callback
     exchanged = {"run-01": "run-02", "run-02": "run-01"}
     monkeypatch.setattr(
@@ -103,7 +103,9 @@ def test_events_of_another_run_are_found(result: Any, monkeypatch: pytest.Monkey
     assert (status, report["ok"]) == (1, False)
     foreign, lost = by_run(report, "foreign"), by_run(report, "lost")
     assert foreign.pop(VICTIM) == lost.pop(VICTIM) == 0
-    assert min(*foreign.values(), *lost.values()) > 0
+    # The one that ends first takes the other's callback away, perhaps before its first event.
+    assert min(lost.values()) > 0
+    assert sum(foreign.values()) > 0
     assert report["verdict"].startswith(f"FAILED: {sum(foreign.values())} foreign")
 
 

@@ -430,7 +430,7 @@ def test_configure_takes_its_argument_by_name_only() -> None:
         configure()  # type: ignore[call-arg]
 
 
-def test_the_route_is_the_whole_processs(two: Two) -> None:
+def test_the_route_is_the_whole_process_s(two: Two) -> None:
     """A route that is set on one thread counts on all others, for handlers that are there already too."""
     handler = LLMCallbackHandler(worker(), run_id=two.given)
     in_thread(partial(configure, route="context"))
