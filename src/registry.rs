@@ -130,6 +130,16 @@ impl<C, K> Registry<C, K> {
         self.shard(id).read().get(id)?.checker.as_ref().map(copy)
     }
 
+    /// Copies references to both, in whichever way `copy` copies them. One lookup instead of two.
+    ///
+    /// `copy` runs under the shard's lock: see [Locks](#locks).
+    pub fn with_both<R>(&self, id: &RunId, copy: impl FnOnce(Option<&C>, Option<&K>) -> R) -> R {
+        match self.shard(id).read().get(id) {
+            Some(slot) => copy(slot.callback.as_ref(), slot.checker.as_ref()),
+            None => copy(None, None),
+        }
+    }
+
     /// The ids that have a callback, in no order.
     pub fn callback_ids(&self) -> Vec<RunId> {
         self.ids(|slot| slot.callback.is_some())

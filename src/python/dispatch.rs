@@ -7,7 +7,7 @@ use super::event::{self, Kind};
 use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
 use super::names::names;
-use super::registry::Entry;
+use super::registry::{self, Entry};
 use super::route::{self, Target};
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
@@ -113,20 +113,26 @@ pub(super) fn raise_if_cancelled<'py>(
     run_id: &Bound<'py, PyAny>,
     key: &RunKey<'py>,
 ) -> PyResult<()> {
-    let py = run_id.py();
-    if !is_cancelled(key, py)? {
-        return Ok(());
+    if says_so(Entry::Checker.get(run_id.py(), key)?)? {
+        return Err(cancelled(run_id));
     }
-    COUNTERS.count_cancelled();
-    Err(PyErr::from_value(run_cancelled(py)?.call1((run_id,))?))
+    Ok(())
 }
 
-/// What the run's checker says, if it has one.
-fn is_cancelled<'py>(key: &RunKey<'py>, py: Python<'py>) -> PyResult<bool> {
-    match truthy(Entry::Checker.get(py, key)?)? {
+/// Whether the checker, if there is one, says that its run is cancelled.
+fn says_so(checker: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
+    match truthy(checker)? {
         Some(checker) => checker.call0()?.is_truthy(),
         None => Ok(false),
     }
+}
+
+/// `RunCancelled`, counted.
+fn cancelled(run_id: &Bound<'_, PyAny>) -> PyErr {
+    COUNTERS.count_cancelled();
+    run_cancelled(run_id.py())
+        .and_then(|class| class.call1((run_id,)))
+        .map_or_else(|error| error, PyErr::from_value)
 }
 
 fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
@@ -151,7 +157,7 @@ impl<'py> Call<'_, 'py> {
             Target::Context(current) => run_id = current,
             Target::Disagreement(current) => {
                 // One of the two is wrong, and whose cancel it is as uncertain as whose event: unless both say so.
-                if is_cancelled(&RunKey::new(&current)?, py)? {
+                if says_so(Entry::Checker.get(py, &RunKey::new(&current)?)?)? {
                     raise_if_cancelled(&run_id, &RunKey::new(&run_id)?)?;
                 }
                 return Ok(Listener::Refused);
@@ -162,17 +168,22 @@ impl<'py> Call<'_, 'py> {
         } else {
             Some(RunKey::new(&run_id)?)
         };
-        if let Some(key) = &key {
-            raise_if_cancelled(&run_id, key)?;
+        let (mut registered, checker) = match &key {
+            Some(key) => registry::both(py, key)?,
+            None => (None, None),
+        };
+        let asked = checker.is_some();
+        if says_so(checker)? {
+            return Err(cancelled(&run_id));
         }
         let explicit = self.get(Attribute::EventCallback)?;
         if !explicit.is_none() {
             return Ok(Listener::Callback(explicit));
         }
-        let registered = match &key {
-            Some(key) => Entry::Callback.get(py, key)?,
-            None => None,
-        };
+        // The checker may have registered another.
+        if let Some(key) = key.filter(|_| asked) {
+            registered = Entry::Callback.get(py, &key)?;
+        }
         Ok(registered.map_or(Listener::Nobody, Listener::Callback))
     }
 

@@ -100,6 +100,19 @@ impl Entry {
     }
 }
 
+type Found<'py> = Option<Bound<'py, PyAny>>;
+
+/// The callback and the checker registered under `key`, of one moment.
+pub(super) fn both<'py>(py: Python<'py>, key: &RunKey<'py>) -> PyResult<(Found<'py>, Found<'py>)> {
+    let copy = |object: &Py<PyAny>| object.bind(py).clone();
+    match key {
+        RunKey::Core(id) => Ok(REGISTRY.with_both(id, |callback, checker| {
+            (callback.map(copy), checker.map(copy))
+        })),
+        RunKey::Other(_) => Ok((Entry::Callback.get(py, key)?, Entry::Checker.get(py, key)?)),
+    }
+}
+
 /// Makes what is otherwise made at first use.
 pub(super) fn prepare(py: Python<'_>) {
     LazyLock::force(&REGISTRY);
