@@ -1,6 +1,6 @@
 //! A mutex for what only attached threads touch: on a build with a GIL, the GIL is the lock.
 //!
-//! A token takes four of these; as real locks they were a quarter of its time (benches/README.md).
+//! A token takes four of these; as real locks they were an eighth of a dropped one's time (benches/README.md).
 
 pub(super) use imp::AttachedMutex;
 
