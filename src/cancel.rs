@@ -1,0 +1,992 @@
+//! Cancellation as a tree: a token stops its own work and all work below it, never what is above it.
+//!
+//! # Locks
+//!
+//! Each token's lock protects its reason, its list of children and its callbacks, for the length of one operation
+//! on them. The timer's lock protects the alarms. One lock is held at a time: a walk down the tree copies the
+//! references to the children out of one lock before it takes the next. Under a lock no callback runs and none is
+//! dropped, and no reference to a token is dropped either, since with the last one go that token's callbacks.
+
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+use timer::Alarm;
+
+#[cfg(all(any(test, feature = "python"), not(loom)))]
+pub(crate) use timer::forget_after_fork;
+
+/// Who or what asked for a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CancelKind {
+    /// Somebody asked for it.
+    User,
+    /// The deadline of the token passed.
+    Deadline,
+    /// A token above was cancelled, for whichever reason; the reason's text is the one given there.
+    Parent,
+    /// The process, or the table of runs, shuts down.
+    Shutdown,
+    /// Whom the work was for is gone.
+    Disconnect,
+}
+
+impl CancelKind {
+    const ALL: [Self; 5] = [
+        Self::User,
+        Self::Deadline,
+        Self::Parent,
+        Self::Shutdown,
+        Self::Disconnect,
+    ];
+
+    /// The kind as events spell it: `user`, `deadline`, `parent`, `shutdown`, `disconnect`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Deadline => "deadline",
+            Self::Parent => "parent",
+            Self::Shutdown => "shutdown",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+impl fmt::Display for CancelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for CancelKind {
+    type Err = UnknownCancelKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCancelKind> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownCancelKind(text.into()))
+    }
+}
+
+/// A text that names no [`CancelKind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownCancelKind(pub String);
+
+impl fmt::Display for UnknownCancelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a kind of cancellation", self.0)
+    }
+}
+
+impl std::error::Error for UnknownCancelKind {}
+
+/// Why a token is cancelled: what the first [`cancel`](CancelToken::cancel) that reached it said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Who asked; [`CancelKind::Parent`] if it was asked of a token above.
+    pub kind: CancelKind,
+    /// The words that were given, also to a token above; may be empty.
+    pub reason: Arc<str>,
+    /// When it was asked, by the system's clock; the same for all tokens that one cancel reached.
+    pub requested_at: SystemTime,
+}
+
+impl Cancelled {
+    fn now(kind: CancelKind, reason: Arc<str>) -> Self {
+        Self {
+            kind,
+            reason,
+            requested_at: SystemTime::now(),
+        }
+    }
+
+    fn by_deadline() -> Self {
+        Self::now(CancelKind::Deadline, "the deadline passed".into())
+    }
+
+    /// The same, as the tokens below see it.
+    fn for_below(&self) -> Self {
+        Self {
+            kind: CancelKind::Parent,
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cancelled ({})", self.kind)?;
+        if !self.reason.is_empty() {
+            write!(f, ": {}", self.reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+/// Says whether work is to stop; a node in a tree of such.
+///
+/// A clone is the same token. Any thread may use one, at any time, also from inside its own callbacks. A cancel
+/// cannot be undone. A token keeps those above it in memory, not those below.
+///
+/// ```
+/// use llm_callback::{CancelKind, CancelToken};
+///
+/// let run = CancelToken::new();
+/// let worker = run.child();
+/// assert!(run.cancel(CancelKind::User, "enough"));
+/// assert!(worker.is_cancelled());
+/// assert_eq!(worker.cancelled().unwrap().kind, CancelKind::Parent);
+/// assert!(!run.cancel(CancelKind::Shutdown, "too late: the first reason stays"));
+/// ```
+#[derive(Clone)]
+pub struct CancelToken(Arc<Node>);
+
+impl CancelToken {
+    /// A token with nothing above it.
+    pub fn new() -> Self {
+        Self(Arc::new(Node::new(None, None)))
+    }
+
+    /// A token with nothing above it that is cancelled, as [`CancelKind::Deadline`], once `at` has passed; at once
+    /// if it has already.
+    ///
+    /// One thread in the process watches all deadlines; it is there only while a token that waits for one is.
+    ///
+    /// # Panics
+    ///
+    /// If that thread is needed and the system refuses it.
+    pub fn with_deadline(at: Instant) -> Self {
+        Self::armed(Arc::new(Node::new(Some(at), Some(at))))
+    }
+
+    /// As [`with_deadline`](Self::with_deadline), that far from now. What no clock can hold is no deadline.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn with_timeout(timeout: Duration) -> Self {
+        Instant::now()
+            .checked_add(timeout)
+            .map_or_else(Self::new, Self::with_deadline)
+    }
+
+    /// A token below this one: cancelled when this one is, and from the beginning if this one is already.
+    ///
+    /// Does not block. A child that is dropped, with all below it, leaves nothing behind here.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self(self.0.child(None))
+    }
+
+    /// A child with a deadline of its own. The earlier of its own and this token's counts.
+    ///
+    /// # Panics
+    ///
+    /// As [`with_deadline`](Self::with_deadline).
+    #[must_use]
+    pub fn child_with_deadline(&self, at: Instant) -> Self {
+        Self::armed(self.0.child(Some(at)))
+    }
+
+    /// A child with a deadline that far from now. What no clock can hold is no deadline.
+    ///
+    /// # Panics
+    ///
+    /// As [`with_deadline`](Self::with_deadline).
+    #[must_use]
+    pub fn child_with_timeout(&self, timeout: Duration) -> Self {
+        match Instant::now().checked_add(timeout) {
+            Some(at) => self.child_with_deadline(at),
+            None => self.child(),
+        }
+    }
+
+    /// A token that no cancel and no deadline from above reaches: for what must still be done after a cancel, such
+    /// as writing down how the work ended.
+    ///
+    /// It is the top of a tree of its own, and is not cancelled though this one may be.
+    #[must_use]
+    pub fn shield(&self) -> Self {
+        Self::new()
+    }
+
+    /// Whether to stop. One atomic load; once true, always true.
+    ///
+    /// Whoever sees true also sees what the thread that cancelled had done before it did.
+    #[inline]
+    pub fn is_cancelled(&self) -> bool {
+        // Acquire: the partner is the Release store in `Node::cancel`.
+        self.0.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Why to stop, if to stop. Does not block.
+    pub fn cancelled(&self) -> Option<Cancelled> {
+        self.0.state.lock().cancelled.clone()
+    }
+
+    /// When this token is cancelled by itself: the earliest of its own deadline and those above, shields apart.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
+    }
+
+    /// Cancels this token and all below it. True if this call was the first to reach this token.
+    ///
+    /// First the whole subtree is cancelled and who waits is woken, then the callbacks run: on this thread, with no
+    /// lock held, each token's in the order of their registration and a token's before those of the tokens below
+    /// it. One that panics does not keep the others from running; its panic ends here.
+    ///
+    /// When this returns, whichever thread was first, this token and all below it are cancelled, and the callbacks
+    /// of those that this call was the first to reach have run. Another thread's cancel may still be busy with the
+    /// callbacks of those that it was the first to reach: this one does not wait for it.
+    pub fn cancel(&self, kind: CancelKind, reason: impl Into<Arc<str>>) -> bool {
+        let (first, called) = self.0.cancel(Cancelled::now(kind, reason.into()));
+        call_all(&called);
+        first
+    }
+
+    /// Has `callback` called once, when this token is cancelled; at once, on this thread, if it is already.
+    ///
+    /// It runs on the thread that cancels; where a deadline does, on a thread made for what that deadline calls.
+    /// It is called with no lock held and may do anything: ask, cancel or wait for any token, register more, stop
+    /// itself or others, block (which keeps those after it waiting), panic (which is caught).
+    ///
+    /// The token keeps the callback, and all it holds, until it is called or stopped or the token is dropped with
+    /// all below it. A callback that holds its own token, and is neither called nor stopped, is never freed.
+    pub fn on_cancel(&self, callback: impl FnOnce(&Cancelled) + Send + 'static) -> Registration {
+        let mut state = self.0.state.lock();
+        let Some(why) = state.cancelled.clone() else {
+            let ticket = state.ticket();
+            state.callbacks.insert(ticket, Box::new(callback));
+            return Registration {
+                node: Arc::downgrade(&self.0),
+                ticket,
+            };
+        };
+        drop(state);
+        call(callback, &why);
+        Registration {
+            node: Weak::new(),
+            ticket: 0,
+        }
+    }
+
+    /// Blocks this thread until the token is cancelled, at most for `timeout` if there is one. Whether it is
+    /// cancelled.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        self.wait_for(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    /// Blocks this thread until the token is cancelled, at most until `end`. Whether it is cancelled.
+    pub fn wait_until(&self, end: Instant) -> bool {
+        self.wait_for(Some(end))
+    }
+
+    fn wait_for(&self, end: Option<Instant>) -> bool {
+        let node = &*self.0;
+        let mut state = node.state.lock();
+        while state.cancelled.is_none() {
+            match end {
+                None => node.changed.wait(&mut state),
+                Some(end) if node.changed.wait_until(&mut state, end) => break,
+                Some(_) => {}
+            }
+        }
+        state.cancelled.is_some()
+    }
+
+    /// Starts the clock of a node's own deadline, if it has one.
+    fn armed(node: Arc<Node>) -> Self {
+        if let Some(alarm) = node.alarm {
+            if alarm.at <= Instant::now() {
+                node.cancel(Cancelled::by_deadline());
+            } else {
+                timer::arm(alarm, &node);
+            }
+        }
+        Self(node)
+    }
+}
+
+impl Default for CancelToken {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelToken")
+            .field("cancelled", &self.cancelled())
+            .field("deadline", &self.deadline())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A callback that [`on_cancel`](CancelToken::on_cancel) registered. Dropping this does not stop it.
+///
+/// So a callback whose registration nobody keeps is still called: a cancel that went unheard would be worse than
+/// one that is heard too late.
+#[derive(Debug)]
+pub struct Registration {
+    /// Weak, so that who keeps a registration does not keep the token and its callbacks.
+    node: Weak<Node>,
+    ticket: u64,
+}
+
+impl Registration {
+    /// Takes the callback back and drops it here. True if so, and it will never be called; false if its call was
+    /// before, is under way, or the token is gone.
+    ///
+    /// Does not block: it does not wait for a call that is under way.
+    pub fn stop(self) -> bool {
+        let Some(node) = self.node.upgrade() else {
+            return false;
+        };
+        let callback = node.state.lock().callbacks.remove(&self.ticket);
+        callback.is_some()
+    }
+}
+
+type Callback = Box<dyn FnOnce(&Cancelled) + Send>;
+
+/// Calls a callback; a panic in it ends here.
+fn call(callback: impl FnOnce(&Cancelled), why: &Cancelled) {
+    // The panic hook has told of it. What the callback may have left half done is its own.
+    let _ = catch_unwind(AssertUnwindSafe(|| callback(why)));
+}
+
+/// Calls the callbacks of nodes that were just cancelled. One by one out of the lock, so that each can be stopped
+/// until the moment it is called.
+fn call_all(nodes: &[(Arc<Node>, Cancelled)]) {
+    for (node, why) in nodes {
+        while let Some(callback) = node.next_callback() {
+            call(callback, why);
+        }
+    }
+}
+
+/// What the clones of one token share.
+struct Node {
+    /// True exactly when `state.cancelled` is something: the same for who wants no lock.
+    cancelled: AtomicBool,
+    state: Mutex<State>,
+    /// Who waits for `state.cancelled`.
+    changed: Condvar,
+    deadline: Option<Instant>,
+    /// Where the timer keeps this node, if its deadline is its own.
+    alarm: Option<Alarm>,
+    /// The node above and the place in its list. Strong: a grandchild must be in reach though nobody holds the child.
+    parent: Option<(Arc<Self>, u64)>,
+}
+
+#[derive(Default)]
+struct State {
+    cancelled: Option<Cancelled>,
+    /// The nodes directly below, as far as they may have to be told: empty once all below are cancelled.
+    children: BTreeMap<u64, Weak<Node>>,
+    /// Not yet called, in the order of registration. Nothing is added after a cancel.
+    callbacks: BTreeMap<u64, Callback>,
+    tickets: u64,
+}
+
+impl State {
+    /// The next key of either list.
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+}
+
+impl Node {
+    fn new(deadline: Option<Instant>, own: Option<Instant>) -> Self {
+        Self {
+            cancelled: AtomicBool::new(false),
+            state: Mutex::new(State::default()),
+            changed: Condvar::new(),
+            deadline,
+            alarm: own.map(Alarm::new),
+            parent: None,
+        }
+    }
+
+    fn child(self: &Arc<Self>, at: Option<Instant>) -> Arc<Self> {
+        let own = at.filter(|&at| self.deadline.is_none_or(|above| at < above));
+        let mut child = Self::new(own.or(self.deadline), own);
+        let mut state = self.state.lock();
+        // In one lock with the list: a cancel comes before, and is seen here, or after, and finds the child there.
+        if let Some(why) = &state.cancelled {
+            child.state = Mutex::new(State {
+                cancelled: Some(why.for_below()),
+                ..State::default()
+            });
+            child.cancelled = AtomicBool::new(true);
+            child.alarm = None;
+            return Arc::new(child);
+        }
+        let ticket = state.ticket();
+        child.parent = Some((Arc::clone(self), ticket));
+        let child = Arc::new(child);
+        state.children.insert(ticket, Arc::downgrade(&child));
+        child
+    }
+
+    /// Cancels this node and all below it, and wakes who waits for them. Whether this call was the first to reach
+    /// this node, and the nodes that it was the first to reach and that have callbacks, the upper ones first.
+    ///
+    /// A list of children is emptied only when all below are cancelled, so of two walks that meet each does what
+    /// the other has not done yet, and neither returns before both are done.
+    fn cancel(self: &Arc<Self>, why: Cancelled) -> (bool, Vec<(Arc<Self>, Cancelled)>) {
+        let (mut first, mut called, mut passed) = (false, Vec::new(), Vec::new());
+        let mut ahead = VecDeque::from([(Arc::clone(self), why)]);
+        while let Some((node, why)) = ahead.pop_front() {
+            let mut state = node.state.lock();
+            let reached = state.cancelled.is_none();
+            let why = state.cancelled.get_or_insert(why).clone();
+            // Release: the partner is the Acquire load in `CancelToken::is_cancelled`.
+            node.cancelled.store(true, Ordering::Release);
+            let below = state.children.values().filter_map(Weak::upgrade);
+            ahead.extend(below.map(|child| (child, why.for_below())));
+            let has_children = !state.children.is_empty();
+            let has_callbacks = !state.callbacks.is_empty();
+            drop(state);
+            if reached {
+                first |= Arc::ptr_eq(&node, self);
+                node.changed.notify_all();
+                node.disarm();
+                if has_callbacks {
+                    called.push((Arc::clone(&node), why));
+                }
+            }
+            if has_children {
+                passed.push(node);
+            }
+        }
+        for node in passed {
+            let children = std::mem::take(&mut node.state.lock().children);
+            drop(children);
+        }
+        (first, called)
+    }
+
+    fn next_callback(&self) -> Option<Callback> {
+        let (_, callback) = self.state.lock().callbacks.pop_first()?;
+        Some(callback)
+    }
+
+    fn disarm(&self) {
+        if let Some(alarm) = self.alarm {
+            timer::disarm(alarm);
+        }
+    }
+
+    /// Takes a node that nobody refers to out of the lists that know it; gives back what it referred to.
+    fn leave(&mut self) -> Option<Arc<Self>> {
+        self.disarm();
+        let (parent, ticket) = self.parent.take()?;
+        parent.state.lock().children.remove(&ticket);
+        Some(parent)
+    }
+}
+
+impl Drop for Node {
+    /// With the last node below it a node goes too. In a loop: a tree may be deeper than the stack.
+    fn drop(&mut self) {
+        let mut above = self.leave();
+        while let Some(node) = above {
+            above = Arc::into_inner(node).and_then(|mut node| node.leave());
+        }
+    }
+}
+
+/// The thread that cancels tokens whose deadline has passed.
+#[cfg(not(loom))]
+mod timer {
+    use super::{Cancelled, Node, call_all};
+    use crate::sync::{AtomicU64, Condvar, Mutex, OnceLock, Ordering};
+    use std::collections::BTreeMap;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::{Arc, Weak};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// How long the thread stays after the last alarm, so that short runs do not start one each.
+    const LINGER: Duration = Duration::from_millis(100);
+
+    static TIMER: Timer = Timer::new();
+
+    /// When a node is to be cancelled; the number tells those of one time apart.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub(super) struct Alarm {
+        pub(super) at: Instant,
+        number: u64,
+    }
+
+    impl Alarm {
+        pub(super) fn new(at: Instant) -> Self {
+            static NEXT: AtomicU64 = AtomicU64::new(0);
+            // Relaxed, no partner: only different, in the whole process, also after a fork.
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            Self { at, number }
+        }
+    }
+
+    pub(super) struct Timer {
+        pub(super) alarms: Mutex<Alarms>,
+        /// Who waits for the alarms: the thread, if it runs.
+        changed: Condvar,
+        /// The timer in place of this one, if this is the one of a process that we were forked from.
+        next: OnceLock<Box<Self>>,
+    }
+
+    pub(super) struct Alarms {
+        pub(super) nodes: BTreeMap<Alarm, Weak<Node>>,
+        pub(super) running: bool,
+    }
+
+    pub(super) fn arm(alarm: Alarm, node: &Arc<Node>) {
+        Timer::current().arm(alarm, Arc::downgrade(node));
+    }
+
+    pub(super) fn disarm(alarm: Alarm) {
+        Timer::current().disarm(alarm);
+    }
+
+    /// Starts anew in the child of a fork, where the thread is not and its lock may be held for ever. Deadlines
+    /// that were set before the fork do not come here: they are the parent's.
+    #[cfg(any(test, feature = "python"))]
+    pub(crate) fn forget_after_fork() {
+        let forgotten = Timer::current();
+        forgotten.next.get_or_init(|| Box::new(Timer::new()));
+    }
+
+    impl Timer {
+        const fn new() -> Self {
+            let alarms = Alarms {
+                nodes: BTreeMap::new(),
+                running: false,
+            };
+            Self {
+                alarms: Mutex::new(alarms),
+                changed: Condvar::new(),
+                next: OnceLock::new(),
+            }
+        }
+
+        pub(super) fn current() -> &'static Self {
+            let mut timer = &TIMER;
+            while let Some(next) = timer.next.get() {
+                timer = next;
+            }
+            timer
+        }
+
+        fn arm(&'static self, alarm: Alarm, node: Weak<Node>) {
+            let mut alarms = self.alarms.lock();
+            if !alarms.running {
+                // Under the lock, so that who comes meanwhile does not start another.
+                thread::Builder::new()
+                    .name("llm-deadlines".into())
+                    .spawn(|| self.run())
+                    .expect("the system refuses the thread that watches deadlines");
+                alarms.running = true;
+            }
+            alarms.nodes.insert(alarm, node);
+            let earliest = alarms.nodes.first_key_value();
+            let sooner = earliest.is_some_and(|(first, _)| *first == alarm);
+            drop(alarms);
+            if sooner {
+                self.changed.notify_one();
+            }
+        }
+
+        fn disarm(&self, alarm: Alarm) {
+            let mut alarms = self.alarms.lock();
+            let was_last = alarms.nodes.remove(&alarm).is_some() && alarms.nodes.is_empty();
+            drop(alarms);
+            if was_last {
+                self.changed.notify_one();
+            }
+        }
+
+        fn run(&self) {
+            while let Some(node) = self.next_due() {
+                // With a node may go those above it, and their callbacks' destructors may panic.
+                let _ = catch_unwind(AssertUnwindSafe(|| Self::fire(&node)));
+            }
+        }
+
+        /// Waits for the next alarm and takes it; nothing if there is none for a while: the thread has ended.
+        fn next_due(&self) -> Option<Weak<Node>> {
+            let mut alarms = self.alarms.lock();
+            loop {
+                if let Some(first) = alarms.nodes.first_entry() {
+                    let at = first.key().at;
+                    if at <= Instant::now() {
+                        return Some(first.remove());
+                    }
+                    self.changed.wait_until(&mut alarms, at);
+                } else if self
+                    .changed
+                    .wait_until(&mut alarms, Instant::now() + LINGER)
+                    && alarms.nodes.is_empty()
+                {
+                    alarms.running = false;
+                    return None;
+                }
+            }
+        }
+
+        /// Cancels here and calls back on another thread: one that blocks must not hold up others' deadlines.
+        fn fire(node: &Weak<Node>) {
+            let Some(node) = node.upgrade() else {
+                return;
+            };
+            let (_, called) = node.cancel(Cancelled::by_deadline());
+            if called.is_empty() {
+                return;
+            }
+            let called = Arc::new(called);
+            let there = Arc::clone(&called);
+            let calling = thread::Builder::new()
+                .name("llm-on-cancel".into())
+                .spawn(move || call_all(&there));
+            if calling.is_err() {
+                call_all(&called);
+            }
+        }
+    }
+}
+
+/// Loom has no clock: in a model deadlines do not pass.
+#[cfg(loom)]
+mod timer {
+    use super::Node;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Alarm {
+        pub(super) at: Instant,
+    }
+
+    impl Alarm {
+        pub(super) fn new(at: Instant) -> Self {
+            Self { at }
+        }
+    }
+
+    pub(super) fn arm(_: Alarm, _: &Arc<Node>) {}
+
+    pub(super) fn disarm(_: Alarm) {}
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const SCALE: usize = if cfg!(miri) { 1_000 } else { 1 };
+    const SOON: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn children(token: &CancelToken) -> usize {
+        token.0.state.lock().children.len()
+    }
+
+    fn kind(token: &CancelToken) -> Option<CancelKind> {
+        token.cancelled().map(|why| why.kind)
+    }
+
+    /// Kinds are spelt as events spell them, and read back; nothing else is read.
+    #[test]
+    fn kinds_have_names() {
+        for kind in CancelKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert_eq!(format!("{:>6}", CancelKind::User), "  user");
+        let unknown = "User".parse::<CancelKind>().unwrap_err();
+        assert_eq!(
+            unknown.to_string(),
+            "\"User\" is not a kind of cancellation"
+        );
+    }
+
+    /// A cancel goes down, never up or aside, and past no shield; below it is of kind `Parent`, in the same words.
+    #[test]
+    fn cancel_goes_down() {
+        let top = CancelToken::new();
+        let (middle, aside) = (top.child(), top.child());
+        let (below, shield) = (middle.child(), middle.shield());
+        let behind = shield.child();
+        assert!(middle.cancel(CancelKind::Disconnect, "gone"));
+        assert_eq!(
+            [&top, &aside, &shield, &behind].map(CancelToken::is_cancelled),
+            [false; 4]
+        );
+        let (why, why_below) = (middle.cancelled().unwrap(), below.cancelled().unwrap());
+        assert_eq!(why.to_string(), "cancelled (disconnect): gone");
+        assert_eq!(why_below, why.for_below());
+        assert_eq!(kind(&middle.child()), Some(CancelKind::Parent));
+        assert!(!middle.shield().is_cancelled());
+    }
+
+    /// The first reason stays, on every token that it reached.
+    #[test]
+    fn first_reason_wins() {
+        let top = CancelToken::new();
+        let below = top.child();
+        assert!(below.cancel(CancelKind::User, ""));
+        assert!(top.cancel(CancelKind::Shutdown, "bye"));
+        assert!(!below.cancel(CancelKind::Deadline, "late"));
+        assert_eq!(below.cancelled().unwrap().to_string(), "cancelled (user)");
+        assert_eq!(kind(&top), Some(CancelKind::Shutdown));
+    }
+
+    /// A cancel reaches a grandchild though nobody holds the child any more.
+    #[test]
+    fn dropped_tokens_pass_it_on() {
+        let top = CancelToken::new();
+        let below = top.child().child().child();
+        top.cancel(CancelKind::User, "");
+        assert_eq!(kind(&below), Some(CancelKind::Parent));
+    }
+
+    /// Children that were made and dropped leave nothing in the list of the parent.
+    #[test]
+    fn dropped_children_leave() {
+        let top = CancelToken::new();
+        let kept = top.child();
+        for _ in 0..1_000_000 / SCALE {
+            drop(top.child());
+            assert_eq!(children(&top), 1);
+        }
+        drop(kept.child().child());
+        assert_eq!(children(&kept), 0);
+        let clone = kept.clone();
+        drop(kept);
+        assert_eq!(children(&top), 1);
+        drop(clone);
+        assert_eq!(children(&top), 0);
+    }
+
+    /// A cancelled token keeps no list of children and no callbacks.
+    #[test]
+    fn cancelled_tokens_keep_nothing() {
+        let top = CancelToken::new();
+        let below: Vec<_> = (0..10).map(|_| top.child()).collect();
+        let held = Arc::new(());
+        for token in &below {
+            let held = Arc::clone(&held);
+            token.on_cancel(move |_| drop(held));
+        }
+        top.cancel(CancelKind::User, "");
+        for token in &below {
+            let held = Arc::clone(&held);
+            token.on_cancel(move |_| drop(held));
+        }
+        assert_eq!(children(&top), 0);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    /// A chain far deeper than the stack is cancelled and dropped, from either end.
+    #[test]
+    fn deep_chains() {
+        let depth = 100_000 / SCALE;
+        let chain = || {
+            let mut tokens = vec![CancelToken::new()];
+            for above in 0..depth {
+                tokens.push(tokens[above].child());
+            }
+            tokens
+        };
+        let tokens = chain();
+        tokens[0].cancel(CancelKind::User, "");
+        assert!(tokens.iter().all(CancelToken::is_cancelled));
+        drop(tokens);
+        let only_the_last = chain().pop().unwrap();
+        drop(only_the_last);
+        let mut tokens = chain();
+        let (top, last) = (tokens.swap_remove(0), tokens.swap_remove(depth - 1));
+        drop(tokens);
+        top.cancel(CancelKind::User, "");
+        assert!(last.is_cancelled());
+        drop(top);
+        drop(last);
+        // From the bottom up no walk goes over what is cancelled already.
+        let tokens = chain();
+        for token in tokens.iter().rev() {
+            assert!(token.cancel(CancelKind::User, ""));
+        }
+    }
+
+    /// Callbacks run once, the upper tokens' first and each token's in order; what was stopped does not run.
+    #[test]
+    fn callbacks_run_in_order() {
+        let (sender, calls) = mpsc::channel();
+        let note = |name: &'static str| {
+            let sender = sender.clone();
+            move |why: &Cancelled| sender.send((name, why.kind)).unwrap()
+        };
+        let top = CancelToken::new();
+        let below = top.child();
+        drop(below.on_cancel(note("below")));
+        drop(top.on_cancel(note("first")));
+        let stopped = top.on_cancel(note("stopped"));
+        let called = top.on_cancel(note("second"));
+        assert!(stopped.stop());
+        top.cancel(CancelKind::User, "");
+        top.cancel(CancelKind::User, "");
+        assert!(!called.stop());
+        assert!(!below.on_cancel(note("at once")).stop());
+        let expected = [
+            ("first", CancelKind::User),
+            ("second", CancelKind::User),
+            ("below", CancelKind::Parent),
+            ("at once", CancelKind::Parent),
+        ];
+        assert_eq!(calls.try_iter().collect::<Vec<_>>(), expected);
+        let gone = CancelToken::new().on_cancel(note("never"));
+        assert!(!gone.stop());
+    }
+
+    /// A callback sees its whole subtree cancelled, and may stop one that comes after it.
+    #[test]
+    fn callbacks_come_after_the_marks() {
+        let top = CancelToken::new();
+        let below = top.child();
+        let registration = Arc::new(Mutex::new(None));
+        let (seen, stopping) = (below.clone(), Arc::clone(&registration));
+        top.on_cancel(move |_| {
+            assert!(seen.is_cancelled());
+            let later: Registration = stopping.lock().take().unwrap();
+            assert!(later.stop());
+        });
+        let called = Arc::new(());
+        let hold = Arc::clone(&called);
+        *registration.lock() = Some(below.on_cancel(move |_| std::mem::forget(hold)));
+        top.cancel(CancelKind::User, "");
+        assert_eq!(Arc::strong_count(&called), 1);
+        assert!(registration.lock().is_none());
+    }
+
+    /// A token whose deadline has passed is cancelled from the beginning.
+    #[test]
+    fn past_deadlines() {
+        let now = Instant::now();
+        assert_eq!(
+            kind(&CancelToken::with_deadline(now)),
+            Some(CancelKind::Deadline)
+        );
+        let top = CancelToken::new();
+        let child = top.child_with_timeout(Duration::ZERO);
+        assert_eq!(kind(&child), Some(CancelKind::Deadline));
+        assert!(!top.is_cancelled());
+    }
+
+    /// The earlier deadline counts; who has it says whether the kind is `Deadline` or `Parent`.
+    #[test]
+    fn earlier_deadline_counts() {
+        let (soon, late) = (Instant::now() + SOON, Instant::now() + LONG);
+        let top = CancelToken::with_deadline(soon);
+        let later = top.child_with_deadline(late);
+        assert_eq!((top.deadline(), later.deadline()), (Some(soon), Some(soon)));
+        assert_eq!(top.child().deadline(), Some(soon));
+        assert_eq!(top.shield().deadline(), None);
+        assert!(top.wait(Some(LONG)) && later.wait(Some(LONG)));
+        assert!(Instant::now() >= soon);
+        assert_eq!(kind(&top), Some(CancelKind::Deadline));
+        assert_eq!(kind(&later), Some(CancelKind::Parent));
+
+        let top = CancelToken::with_deadline(late);
+        let sooner = top.child_with_timeout(SOON);
+        assert!(sooner.wait(None));
+        assert_eq!(kind(&sooner), Some(CancelKind::Deadline));
+        assert_eq!(kind(&top), None);
+    }
+
+    /// Times that no clock holds are no times.
+    #[test]
+    fn endless_timeouts() {
+        let token = CancelToken::with_timeout(Duration::MAX);
+        assert_eq!(token.deadline(), None);
+        assert_eq!(token.child_with_timeout(Duration::MAX).deadline(), None);
+        assert!(!token.wait(Some(Duration::ZERO)));
+        assert!(!token.wait_until(Instant::now()));
+        token.cancel(CancelKind::User, "");
+        assert!(token.wait(Some(Duration::MAX)));
+    }
+
+    /// A token that is dropped or cancelled before its deadline leaves the timer.
+    #[test]
+    fn alarms_leave() {
+        let is_set = |alarm: Alarm| {
+            let alarms = timer::Timer::current().alarms.lock();
+            alarms.nodes.contains_key(&alarm)
+        };
+        let (dropped, cancelled) = (
+            CancelToken::with_timeout(LONG),
+            CancelToken::with_timeout(LONG),
+        );
+        let (first, second) = (dropped.0.alarm.unwrap(), cancelled.0.alarm.unwrap());
+        assert!(is_set(first) && is_set(second));
+        drop(dropped);
+        cancelled.cancel(CancelKind::User, "");
+        assert!(!is_set(first) && !is_set(second));
+    }
+
+    /// The timer's thread ends when no deadline is left, starts again for the next, and is replaced after a fork.
+    #[test]
+    #[ignore = "alone in its process: `timer_thread_comes_and_goes` runs it"]
+    fn timer_thread_alone() {
+        let running = || timer::Timer::current().alarms.lock().running;
+        let ends = || {
+            let end = Instant::now() + LONG;
+            while running() {
+                assert!(Instant::now() < end, "the timer's thread stays");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        drop(CancelToken::new());
+        assert!(!running());
+        let token = CancelToken::with_timeout(LONG);
+        assert!(running());
+        drop(token);
+        ends();
+        assert!(CancelToken::with_timeout(SOON).wait(Some(LONG)));
+        ends();
+
+        // As in the child of a fork that came while another thread had the lock.
+        let old = timer::Timer::current();
+        let (before, held) = (CancelToken::with_timeout(LONG), old.alarms.lock());
+        forget_after_fork();
+        assert!(!running());
+        drop(before);
+        let after = CancelToken::with_timeout(SOON);
+        assert!(running());
+        assert!(after.wait(Some(LONG)));
+        ends();
+        drop(held);
+    }
+
+    /// In a process of its own, since others' deadlines keep the thread.
+    #[test]
+    #[cfg_attr(miri, ignore = "starts a process")]
+    fn timer_thread_comes_and_goes() {
+        let this = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(this)
+            .args(["--ignored", "--exact", "cancel::tests::timer_thread_alone"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}"
+        );
+    }
+}
