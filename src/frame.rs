@@ -1,0 +1,375 @@
+//! An event encoded once: the bytes that SSE sends, with the JSON as a slice of them.
+
+use crate::event::{Event, EventId, Source, Word};
+use crate::json;
+use crate::run_id::RunId;
+use crate::timestamp::{Second, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::convert::Infallible;
+use std::fmt;
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What closes the JSON object and the SSE message.
+const TAIL: &[u8] = b"}\n\n";
+
+/// The part of an event that whoever emits it knows: source, word and data, encoded before the log's lock is taken.
+#[derive(Clone)]
+pub struct Body {
+    word: Word,
+    /// `,"source":…,"event":{…},"data":…}` and the blank line: the end of a frame.
+    bytes: Vec<u8>,
+    source: Range<usize>,
+    data: usize,
+}
+
+impl Body {
+    /// Encodes what is said, and by whom.
+    ///
+    /// # Errors
+    ///
+    /// What `data` has against being JSON, such as keys that are not strings.
+    pub fn new<D: Serialize + ?Sized>(
+        source: Option<&Source>,
+        word: Word,
+        data: &D,
+    ) -> serde_json::Result<Self> {
+        let source = |bytes: &mut Vec<u8>| serde_json::to_writer(bytes, &source);
+        let data = |bytes: &mut Vec<u8>| serde_json::to_writer(bytes, data);
+        Self::encode(word, 256, source, data)
+    }
+
+    /// Takes what is JSON already, for a caller that encodes by itself; no source is `null`. One allocation.
+    ///
+    /// It is not checked: each must be one JSON value in UTF-8, or readers of the frame get what is not JSON. Line
+    /// breaks, which JSON has only between its tokens, become spaces.
+    pub fn from_json(word: Word, source: &[u8], data: &[u8]) -> Self {
+        let copy = |text| {
+            move |bytes: &mut Vec<u8>| {
+                bytes.extend_from_slice(text);
+                Ok::<(), Infallible>(())
+            }
+        };
+        let Ok(body) = Self::encode(word, source.len() + data.len(), copy(source), copy(data));
+        body
+    }
+
+    /// What kind of event it is.
+    pub fn word(&self) -> Word {
+        self.word
+    }
+
+    /// How many bytes it adds to a frame.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn encode<E>(
+        word: Word,
+        expected: usize,
+        encode_source: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        encode_data: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        const SOURCE: &[u8] = br#","source":"#;
+        // The longest words, `lifecycle` and `tool_result`, and the keys around them take 80 bytes.
+        let mut bytes = Vec::with_capacity(expected + 96);
+        bytes.extend_from_slice(SOURCE);
+        encode_source(&mut bytes)?;
+        let source = SOURCE.len()..bytes.len();
+        bytes.extend_from_slice(br#","event":{"category":""#);
+        bytes.extend_from_slice(word.category.as_str().as_bytes());
+        bytes.extend_from_slice(br#"","action":""#);
+        bytes.extend_from_slice(word.action.as_str().as_bytes());
+        bytes.extend_from_slice(br#""},"data":"#);
+        let data = bytes.len();
+        encode_data(&mut bytes)?;
+        // Each byte is written, changed or not: so the compiler takes many at a time.
+        for byte in &mut bytes {
+            let is_break = matches!(*byte, b'\r' | b'\n');
+            *byte = if is_break { b' ' } else { *byte };
+        }
+        bytes.extend_from_slice(TAIL);
+        Ok(Self {
+            word,
+            bytes,
+            source,
+            data,
+        })
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let data = &self.bytes[self.data..self.bytes.len() - TAIL.len()];
+        write!(f, "Body({} {})", self.word, String::from_utf8_lossy(data))
+    }
+}
+
+/// What the frames of one run have in common, encoded once per run, and the time once per second.
+///
+/// ```
+/// use llm_callback::{Body, Head, Payload, Word};
+///
+/// let mut head = Head::new(&42.into());
+/// let body = Body::new(None, Word::LLM_STREAM, &Payload::Content { content: "Hello".into() })?;
+/// let frame = head.frame(1_764_504_000_123, 7, &body);
+/// assert_eq!(
+///     str::from_utf8(frame.sse())?,
+///     "id: 1764504000123-7\n\
+///      data: {\"id\":\"1764504000123-7\",\"run_id\":42,\"timestamp\":\"2025-11-30T12:00:00.123Z\",\"sequence\":7,\
+///      \"source\":null,\"event\":{\"category\":\"llm\",\"action\":\"stream\"},\"data\":{\"content\":\"Hello\"}}\n\n",
+/// );
+/// assert_eq!(frame.event()?.run_id, 42.into());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Head {
+    /// `","run_id":…,"timestamp":"2026-11-30T12:00:00.`
+    bytes: Vec<u8>,
+    /// Where the time begins in `bytes`.
+    time: usize,
+    /// The time that is there.
+    second: Second,
+}
+
+impl Head {
+    /// The head of this run's frames.
+    pub fn new(run_id: &RunId) -> Self {
+        let mut bytes = br#"","run_id":"#.to_vec();
+        match run_id {
+            RunId::Int(id) => bytes.extend_from_slice(itoa::Buffer::new().format(*id).as_bytes()),
+            RunId::Str(id) => {
+                bytes.push(b'"');
+                json::escape_str(&mut bytes, id);
+                bytes.push(b'"');
+            }
+        }
+        bytes.extend_from_slice(br#","timestamp":""#);
+        let mut head = Self {
+            time: bytes.len(),
+            bytes,
+            second: Timestamp::new(0).second(),
+        };
+        head.write_second();
+        head
+    }
+
+    /// The frame of one event. Short and with one allocation: it is called under the log's lock.
+    ///
+    /// That neither number goes back within the run is up to the caller.
+    pub fn frame(&mut self, ms: u64, sequence: u64, body: &Body) -> Frame {
+        self.assemble(true, EventId { ms, sequence }, ms, body)
+    }
+
+    /// Tells one reader, who asked for `requested`, at `ms`, that it has missed `lost` events before `oldest`.
+    ///
+    /// It has no `id` line, so that a reader that reconnects right after it asks again for what it asked. The id in
+    /// its JSON is the place right before `oldest`, which is greater than what the reader has seen and less than what
+    /// it will see; `<ms>-0` if there is no `oldest`.
+    pub fn gap(&mut self, ms: u64, requested: &str, oldest: Option<EventId>, lost: u64) -> Frame {
+        let mut data = br#"{"requested":""#.to_vec();
+        json::escape_str(&mut data, requested);
+        data.extend_from_slice(br#"","oldest":"#);
+        match oldest {
+            Some(id) => data.extend_from_slice(format!("\"{id}\"").as_bytes()),
+            None => data.extend_from_slice(b"null"),
+        }
+        data.extend_from_slice(format!(r#","lost":{lost}}}"#).as_bytes());
+        let body = Body::from_json(Word::STREAM_GAP, b"null", &data);
+        let before = oldest.map_or(EventId { ms, sequence: 0 }, |id| EventId {
+            ms: id.ms,
+            sequence: id.sequence.saturating_sub(1),
+        });
+        self.assemble(false, before, ms, &body)
+    }
+
+    fn assemble(&mut self, has_id_line: bool, id: EventId, ms: u64, body: &Body) -> Frame {
+        let time = Timestamp::new(ms);
+        if time.second() != self.second {
+            self.second = time.second();
+            self.write_second();
+        }
+        let mut digits = [itoa::Buffer::new(); 3];
+        let [ms, sequence, millis] = &mut digits;
+        let ms = ms.format(id.ms).as_bytes();
+        let sequence = sequence.format(id.sequence).as_bytes();
+        // Three digits: those behind the one.
+        let millis = &millis.format(1000 + time.millis()).as_bytes()[1..];
+        // The first five are the line of the id.
+        let parts = [
+            b"id: ",
+            ms,
+            b"-",
+            sequence,
+            b"\n",
+            br#"data: {"id":""#,
+            ms,
+            b"-",
+            sequence,
+            &self.bytes,
+            millis,
+            br#"Z","sequence":"#,
+            sequence,
+            &body.bytes,
+        ];
+        let parts = &parts[if has_id_line { 0 } else { 5 }..];
+        // Of the exact size at once: the one allocation.
+        let bytes = parts.concat().into_boxed_slice();
+        let id_line = if has_id_line {
+            "id: -\n".len() + ms.len() + sequence.len()
+        } else {
+            0
+        };
+        let start = bytes.len() - body.bytes.len();
+        Frame {
+            id,
+            word: body.word,
+            bytes,
+            json: id_line + "data: ".len(),
+            source: start + body.source.start..start + body.source.end,
+            data: start + body.data,
+        }
+    }
+
+    fn write_second(&mut self) {
+        self.bytes.truncate(self.time);
+        write!(self.bytes, "{}.", self.second).expect("a Vec takes every byte");
+    }
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Head({})", String::from_utf8_lossy(&self.bytes))
+    }
+}
+
+/// One event, encoded once and never changed; shared by the log and its readers as `Arc<Frame>`.
+#[derive(Clone)]
+pub struct Frame {
+    id: EventId,
+    word: Word,
+    bytes: Box<[u8]>,
+    json: usize,
+    source: Range<usize>,
+    data: usize,
+}
+
+impl Frame {
+    /// What SSE sends, in one piece: the line of the id, the line of the JSON, a blank line. A gap has no id line.
+    pub fn sse(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The event as JSON: one line, a slice of [`sse`](Self::sse).
+    pub fn json(&self) -> &[u8] {
+        &self.bytes[self.json..self.bytes.len() - 2]
+    }
+
+    /// The JSON of the source: a slice of [`json`](Self::json).
+    pub fn source(&self) -> &[u8] {
+        &self.bytes[self.source.clone()]
+    }
+
+    /// The JSON of the data: a slice of [`json`](Self::json).
+    pub fn data(&self) -> &[u8] {
+        &self.bytes[self.data..self.bytes.len() - TAIL.len()]
+    }
+
+    /// Its name in the run; of a gap, a place in the run: see [`Head::gap`].
+    pub fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// The sequence of the id.
+    pub fn sequence(&self) -> u64 {
+        self.id.sequence
+    }
+
+    /// What kind of event it is.
+    pub fn word(&self) -> Word {
+        self.word
+    }
+
+    /// Whether it tells of the run's own life: such frames are never dropped.
+    pub fn is_lifecycle(&self) -> bool {
+        self.word.is_lifecycle()
+    }
+
+    /// Whether it ends the run.
+    pub fn is_terminal(&self) -> bool {
+        self.word.is_terminal()
+    }
+
+    /// How many bytes [`sse`](Self::sse) has; never none.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The event read back, as [`Event::from_json`] does: lone surrogates become U+FFFD, here, not in the bytes.
+    ///
+    /// # Errors
+    ///
+    /// The JSON is no event: [`Body::from_json`] was given what is not JSON, or data nested too deep to be read.
+    pub fn event(&self) -> serde_json::Result<Event> {
+        Event::from_json(self.json())
+    }
+
+    /// The text in JSON, without its quotes, if this is a token and has nothing but a text.
+    fn token(&self) -> Option<&[u8]> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Token<'a> {
+            #[serde(borrow)]
+            content: &'a RawValue,
+        }
+
+        if self.word != Word::LLM_STREAM {
+            return None;
+        }
+        let token: Token<'_> = serde_json::from_slice(self.data()).ok()?;
+        let text = token.content.get().strip_prefix('"')?.strip_suffix('"')?;
+        Some(text.as_bytes())
+    }
+
+    /// All but the data of this frame, with a token's data in their place.
+    fn with_token(&self, text: &[u8]) -> Self {
+        let head = &self.bytes[..self.data];
+        let bytes = [head, br#"{"content":""#, text, br#""}"#, TAIL].concat();
+        Self {
+            bytes: bytes.into_boxed_slice(),
+            source: self.source.clone(),
+            ..*self
+        }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({})", String::from_utf8_lossy(self.json()))
+    }
+}
+
+/// Joins each row of neighbouring tokens of one source to one frame; other frames stay as they are, in their places.
+///
+/// A token is an `llm.stream` frame whose data is `{"content": <text>}` and nothing else. The joined frame has the
+/// texts of all, in order, and for the rest (id, sequence, timestamp) is the last of them, so that a reader resumes
+/// after it. The texts are joined as they are encoded: lone surrogates survive, and two halves of a character that
+/// came in two tokens become that character. It reads the JSON of each token: for readers that lag, not for each frame.
+pub fn coalesce(frames: &[Arc<Frame>]) -> Vec<Arc<Frame>> {
+    let tokens: Vec<_> = frames.iter().map(|frame| (frame, frame.token())).collect();
+    let rows = tokens.chunk_by(|(one, text), (next, more)| {
+        text.is_some() && more.is_some() && one.source() == next.source()
+    });
+    rows.map(|row| {
+        let (last, _) = row[row.len() - 1];
+        if row.len() == 1 {
+            return Arc::clone(last);
+        }
+        let texts: Vec<&[u8]> = row.iter().filter_map(|(_, text)| *text).collect();
+        Arc::new(last.with_token(&texts.concat()))
+    })
+    .collect()
+}
