@@ -1,0 +1,356 @@
+//! One run's ordered, bounded log, and the subscriptions that read it at their own pace.
+//!
+//! A subscription is a cursor over the one log: any number of readers see everything, replay costs nothing, and memory
+//! does not grow with readers. An event is encoded once, when it is appended.
+
+use crate::event::EventId;
+use crate::frame::{Body, Frame, Head};
+use crate::run_id::RunId;
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How much a log holds; the oldest events make room for new ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// So many events. Lifecycle events are held beyond it.
+    pub events: usize,
+    /// So many bytes of encoded events. The newest event is held whatever its size.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            events: 10_000,
+            bytes: 16 << 20,
+        }
+    }
+}
+
+/// The log has its terminal event: nothing comes after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the run has ended: the event was not appended")
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// What is called with every frame as it is appended, in the log's order.
+///
+/// Under the log's lock: it must not block, call into the log, or run anybody else's code.
+pub type Tap = Box<dyn Fn(&Arc<Frame>) + Send + Sync>;
+
+/// What an asynchronous reader leaves to be woken by, once, on the thread that appends, with no lock held.
+pub type Wake = Box<dyn FnOnce() + Send>;
+
+/// A run's events in their order. Shared as `Arc<EventLog>`; readable after its end.
+pub struct EventLog {
+    /// Protects the frames and all that says which are held. Under it: no user code, no waiting but on the conditions
+    /// below, no I/O.
+    state: Mutex<State>,
+    /// Something was appended, or the log ended.
+    appended: Condvar,
+    /// A subscription that producers wait for has read on, or is gone.
+    read: Condvar,
+    limits: Limits,
+    tap: Option<Tap>,
+}
+
+/// The place of a subscription that producers wait for.
+pub(crate) struct Awaited {
+    pub(crate) subscription: u64,
+    /// The sequence number that it reads next.
+    pub(crate) next: u64,
+    pub(crate) patience: Duration,
+    /// It has been waited for in vain, and has not read since.
+    pub(crate) given_up: bool,
+}
+
+/// What a frame adds to its body, at most.
+const HEAD: usize = 256;
+
+pub(crate) struct State {
+    head: Head,
+    /// The latest events, oldest first, without holes.
+    held: VecDeque<Arc<Frame>>,
+    /// Lifecycle events that are older than those.
+    pinned: Vec<Arc<Frame>>,
+    bytes: usize,
+    /// The sequence number of the next event. The first is 1.
+    pub(crate) next: u64,
+    /// Of the first event.
+    pub(crate) first_ms: Option<u64>,
+    last_ms: u64,
+    pub(crate) ended: bool,
+    /// How many threads wait on `appended`.
+    waiting: usize,
+    pub(crate) wakes: Vec<(u64, Wake)>,
+    /// Where the subscriptions are that producers wait for.
+    pub(crate) awaited: Vec<Awaited>,
+    pub(crate) next_subscription: u64,
+}
+
+impl State {
+    /// The sequence number of the oldest event that is held, lifecycle events aside.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.next - self.held.len() as u64
+    }
+
+    /// The held frames from `sequence` on, oldest first, at most `max`.
+    pub(crate) fn frames(&self, sequence: u64, max: usize) -> impl Iterator<Item = &Arc<Frame>> {
+        let skip = usize::try_from(sequence.saturating_sub(self.oldest())).unwrap_or(usize::MAX);
+        self.held.range(skip.min(self.held.len())..).take(max)
+    }
+
+    /// The lifecycle events that are older than what is held, from `sequence` on.
+    pub(crate) fn pinned(&self, sequence: u64) -> impl Iterator<Item = &Arc<Frame>> {
+        self.pinned
+            .iter()
+            .filter(move |frame| frame.sequence() >= sequence)
+    }
+
+    /// The frame of `id`, if it is held.
+    pub(crate) fn find(&self, id: EventId) -> Option<&Arc<Frame>> {
+        let frame = if id.sequence < self.oldest() {
+            self.pinned(id.sequence).next()
+        } else {
+            self.frames(id.sequence, 1).next()
+        };
+        frame.filter(|frame| frame.id() == id)
+    }
+
+    /// Tells one reader what it has missed.
+    pub(crate) fn gap(&mut self, requested: &str, lost: u64) -> Arc<Frame> {
+        let oldest = self.held.front().map(|frame| frame.id());
+        Arc::new(self.head.gap(self.now(), requested, oldest, lost))
+    }
+
+    /// The sequence number below which everything has to go to make room for so many bytes more.
+    fn goes(&self, limits: Limits, more: usize) -> u64 {
+        let (mut events, mut bytes) = (self.held.len(), self.bytes);
+        for frame in &self.held {
+            if events < limits.events && bytes.saturating_add(more) <= limits.bytes {
+                break;
+            }
+            events -= 1;
+            bytes -= frame.len();
+        }
+        self.next - events as u64
+    }
+
+    /// The time in milliseconds, which does not go back within a run, whatever the clock does.
+    fn now(&self) -> u64 {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since_epoch.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(self.last_ms)
+    }
+
+    fn push(&mut self, body: &Body, limits: Limits, terminal: bool) -> Arc<Frame> {
+        self.last_ms = self.now();
+        self.first_ms.get_or_insert(self.last_ms);
+        let frame = Arc::new(self.head.frame(self.last_ms, self.next, body));
+        // A terminal event is one more than the bounds allow, and takes nothing from those who read slowly.
+        if !terminal {
+            let goes = self.goes(limits, frame.len());
+            while self.oldest() < goes {
+                self.drop_oldest();
+            }
+        }
+        self.next += 1;
+        self.bytes += frame.len();
+        self.held.push_back(Arc::clone(&frame));
+        frame
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(frame) = self.held.pop_front() {
+            self.bytes -= frame.len();
+            if frame.is_lifecycle() {
+                self.pinned.push(frame);
+            }
+        }
+    }
+}
+
+impl EventLog {
+    /// An empty log of the run `run_id`.
+    pub fn new(run_id: &RunId, limits: Limits, tap: Option<Tap>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                head: Head::new(run_id),
+                held: VecDeque::new(),
+                pinned: Vec::new(),
+                bytes: 0,
+                next: 1,
+                first_ms: None,
+                last_ms: 0,
+                ended: false,
+                waiting: 0,
+                wakes: Vec::new(),
+                awaited: Vec::new(),
+                next_subscription: 0,
+            }),
+            appended: Condvar::new(),
+            read: Condvar::new(),
+            limits,
+            tap,
+        })
+    }
+
+    /// Appends an event and wakes whoever waits for one. A terminal event (see
+    /// [`Word::is_terminal`](crate::Word::is_terminal)) ends the log; of several threads that append one, one does.
+    ///
+    /// Blocks only while a subscription with [`Overflow::Block`](crate::Overflow::Block) has not read what would have
+    /// to go, at most as long as that allows, and never for a terminal event, for which nothing has to go. Thread-safe;
+    /// the order of appending is the order of sequence numbers and of delivery.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`] after the terminal event.
+    pub fn append(&self, body: &Body) -> Result<EventId, Ended> {
+        self.append_then(body, || ())
+    }
+
+    /// As `append`; calls `appended` after the event is in the log and before anybody is woken, with no lock held.
+    pub(crate) fn append_then(
+        &self,
+        body: &Body,
+        appended: impl FnOnce(),
+    ) -> Result<EventId, Ended> {
+        let terminal = body.word().is_terminal();
+        let mut state = self.state.lock();
+        if !terminal {
+            self.wait_for_space(&mut state, body);
+        }
+        if state.ended {
+            return Err(Ended);
+        }
+        let frame = state.push(body, self.limits, terminal);
+        state.ended = terminal;
+        if let Some(tap) = &self.tap {
+            tap(&frame);
+        }
+        let wakes = std::mem::take(&mut state.wakes);
+        let waiting = state.waiting > 0;
+        drop(state);
+        appended();
+        // Outside the lock: who wakes up needs it, and a wake is somebody else's code.
+        if waiting {
+            self.appended.notify_all();
+        }
+        if terminal {
+            // Whoever waits to emit is refused now.
+            self.read.notify_all();
+        }
+        for (_, wake) in wakes {
+            // One that panics has told of it; the others are woken all the same.
+            let _ = catch_unwind(AssertUnwindSafe(wake));
+        }
+        Ok(frame.id())
+    }
+
+    /// The terminal event, once it is there.
+    pub fn terminal(&self) -> Option<Arc<Frame>> {
+        let state = self.state.lock();
+        state.ended.then(|| state.held.back().cloned()).flatten()
+    }
+
+    /// Waits for the terminal event, at most `timeout`; whether it is there.
+    pub fn wait_for_end(&self, timeout: Option<Duration>) -> bool {
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut state = self.state.lock();
+        while !state.ended {
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return false;
+            }
+            self.wait_for_more(&mut state, end);
+        }
+        true
+    }
+
+    /// The id of the latest event.
+    pub fn last_id(&self) -> Option<EventId> {
+        self.state.lock().held.back().map(|frame| frame.id())
+    }
+
+    /// How many events were appended, and how many of them are held.
+    pub fn len(&self) -> (u64, usize) {
+        let state = self.state.lock();
+        (state.next - 1, state.held.len() + state.pinned.len())
+    }
+
+    /// Whether nothing was appended yet.
+    pub fn is_empty(&self) -> bool {
+        self.len().0 == 0
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Waits until something is appended, at most until `end`; it may come back for no reason.
+    pub(crate) fn wait_for_more(&self, state: &mut MutexGuard<'_, State>, end: Option<Instant>) {
+        state.waiting += 1;
+        if let Some(end) = end {
+            self.appended.wait_until(state, end);
+        } else {
+            self.appended.wait(state);
+        }
+        state.waiting -= 1;
+    }
+
+    /// A subscription that producers wait for has read on, or is gone.
+    pub(crate) fn was_read(&self) {
+        self.read.notify_all();
+    }
+
+    fn wait_for_space(&self, state: &mut MutexGuard<'_, State>, body: &Body) {
+        let mut since = None;
+        while !state.ended {
+            let goes = state.goes(self.limits, body.len() + HEAD);
+            let late = state
+                .awaited
+                .iter_mut()
+                .filter(|awaited| !awaited.given_up && awaited.next < goes);
+            let late: Vec<_> = late.collect();
+            let Some(patience) = late.iter().map(|awaited| awaited.patience).max() else {
+                return;
+            };
+            let since = *since.get_or_insert_with(Instant::now);
+            let end = since.checked_add(patience);
+            if end.is_some_and(|end| Instant::now() >= end) {
+                // Nobody waits for them again until they have read on.
+                for awaited in late {
+                    awaited.given_up = true;
+                }
+                return;
+            }
+            match end {
+                Some(end) => drop(self.read.wait_until(state, end)),
+                None => self.read.wait(state),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for EventLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("EventLog")
+            .field("appended", &(state.next - 1))
+            .field("held", &state.held.len())
+            .field("ended", &state.ended)
+            .finish_non_exhaustive()
+    }
+}
