@@ -17,7 +17,11 @@
 //! assert_eq!(*seen.lock().unwrap(), ["hello"]);
 //! ```
 //!
-//! # Trade-offs
+//! Beyond it, [`Runs`] opens runs that have a life of their own: an ordered, bounded [`EventLog`] that any number of
+//! [`Subscription`]s read, live or afterwards; a [`CancelToken`] that reaches a run and its descendants; and exactly one
+//! terminal event. See `examples/two_readers.rs`.
+//!
+//! # Trade-offs of the registry
 //!
 //! - **It routes, it does not queue.** A callback runs on the thread that emits; a slow one slows that thread,
 //!   and no other.
@@ -25,7 +29,7 @@
 //!   lock is not held while user code runs, so that user code may do anything, also come back in.
 //! - **Ids are trusted.** The table's hash is fast, not keyed: run ids are the host's own, not a stranger's.
 //!
-//! # Consistency
+//! # Consistency of the registry
 //!
 //! - *Registration and emission:* an emission that begins after `set_callback` returned sees that callback; one
 //!   that overlaps it sees the old or the new one, never both and never another run's.
@@ -35,14 +39,35 @@
 //! - *Snapshots* are taken shard by shard: they hold what was registered throughout, and may or may not hold
 //!   what came or went meanwhile.
 
+mod cancel;
+mod event;
+mod event_log;
+mod frame;
+pub mod json;
 mod registry;
+mod run;
 mod run_id;
+mod runs;
+mod sink;
+pub mod sse;
 mod stats;
+mod subscription;
 mod sync;
+mod timestamp;
 
 #[cfg(feature = "python")]
 mod python;
 
+pub use cancel::{CancelKind, CancelToken, Cancelled, Registration, UnknownCancelKind};
+pub use event::{
+    Action, Category, Event, EventId, InvalidEventId, Payload, Source, UnknownWord, Word,
+};
+pub use event_log::{Ended, EventLog, Limits, Tap, Wake};
+pub use frame::{Body, Frame, Head, coalesce};
 pub use registry::{Registry, Unregistered};
+pub use run::{Run, RunState, Scope, Times};
 pub use run_id::RunId;
+pub use runs::{OpenError, Options, Runs, RunsStats};
+pub use sink::{NdjsonFile, Outlet, Sink, SinkStats};
 pub use stats::{Counters, Stats};
+pub use subscription::{Lagged, Overflow, Read, Start, Subscription};

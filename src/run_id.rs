@@ -1,11 +1,13 @@
 //! The name of a run: an integer or a string.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The name of a run, chosen by the host.
 ///
-/// `RunId::from(1)` and `RunId::from("1")` are two different runs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// `RunId::from(1)` and `RunId::from("1")` are two different runs. In JSON the one is a number and the other a string.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum RunId {
     /// A number, as a database hands out.
     Int(i64),

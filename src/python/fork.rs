@@ -6,6 +6,7 @@ use pyo3::types::PyDict;
 
 #[pyfunction]
 fn forget_the_parents_runs(py: Python<'_>) -> PyResult<()> {
+    crate::cancel::forget_after_fork();
     registry::forget(py)
 }
 

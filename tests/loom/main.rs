@@ -4,6 +4,9 @@
 
 #![cfg(loom)]
 
+mod cancel;
+mod event_log;
+
 use llm_callback::{Counters, Registry, RunId};
 use loom::sync::Arc;
 use loom::thread;

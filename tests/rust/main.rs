@@ -2,5 +2,12 @@
 
 #![cfg(not(loom))]
 
+mod cancel;
+// Neither threads nor unsafe code is behind these two, and Miri would take many minutes for any texts.
+#[cfg(not(miri))]
+mod event;
+mod event_log;
 mod properties;
+#[cfg(not(miri))]
+mod sse;
 mod threads;

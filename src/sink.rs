@@ -1,0 +1,339 @@
+//! A consumer of every run's events, on a thread of its own behind a bounded channel.
+
+use crate::frame::Frame;
+use crate::sync::{AtomicU64, Ordering};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::fmt;
+use std::fs::{File, OpenOptions, rename};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// At most so many events are handed to a sink at once.
+const BATCH: usize = 256;
+
+/// Where events go. It is called on one thread, its own: it may block, and holds up nobody but itself.
+pub trait Sink: Send + 'static {
+    /// Takes events, each run's in its order.
+    ///
+    /// # Errors
+    ///
+    /// An error is counted; the events are not offered again.
+    fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()>;
+
+    /// Makes what was taken lasting. Called after lifecycle events, and at the end.
+    ///
+    /// # Errors
+    ///
+    /// An error is counted.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// What a sink has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SinkStats {
+    /// Events that it took.
+    pub written: u64,
+    /// Events that found its channel full, and were not offered again.
+    pub dropped: u64,
+    /// Times that it failed.
+    pub errors: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    written: AtomicU64,
+    dropped: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// A running sink: its thread, and the channel to it. Dropping it waits until all that was offered is written.
+pub struct Outlet {
+    name: String,
+    /// None once closed.
+    channel: Option<Sender<Arc<Frame>>>,
+    thread: Option<JoinHandle<()>>,
+    counts: Arc<Counts>,
+}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlet")
+            .field("name", &self.name)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outlet {
+    /// Starts the sink's thread, with a channel that holds `capacity` events.
+    ///
+    /// # Errors
+    ///
+    /// What the system has against another thread.
+    pub fn start(name: &str, sink: impl Sink, capacity: usize) -> io::Result<Self> {
+        let (sender, receiver) = bounded(capacity);
+        let counts = Arc::new(Counts::default());
+        let thread = {
+            let counts = Arc::clone(&counts);
+            std::thread::Builder::new()
+                .name(format!("llm-callback {name}"))
+                .spawn(move || drain(&receiver, sink, &counts))?
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            channel: Some(sender),
+            thread: Some(thread),
+            counts,
+        })
+    }
+
+    /// Which sink it is.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Hands over an event, if there is room for it; else it is counted as dropped. Never blocks.
+    pub fn offer(&self, frame: &Arc<Frame>) {
+        let Some(channel) = &self.channel else { return };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            channel.try_send(Arc::clone(frame))
+        {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What it has done so far. Counts order nothing, so that they are relaxed.
+    pub fn stats(&self) -> SinkStats {
+        SinkStats {
+            written: self.counts.written.load(Ordering::Relaxed),
+            dropped: self.counts.dropped.load(Ordering::Relaxed),
+            errors: self.counts.errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes no more, waits until all that was offered is written, and says what was done.
+    pub fn close(mut self) -> SinkStats {
+        self.join();
+        self.stats()
+    }
+
+    fn join(&mut self) {
+        self.channel = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            self.counts.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn drain(channel: &Receiver<Arc<Frame>>, mut sink: impl Sink, counts: &Counts) {
+    let count_error = |done: io::Result<()>| {
+        if done.is_err() {
+            counts.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    while let Ok(first) = channel.recv() {
+        let mut frames = vec![first];
+        frames.extend(channel.try_iter().take(BATCH - 1));
+        let written = sink.write(&frames);
+        if written.is_ok() {
+            counts
+                .written
+                .fetch_add(frames.len() as u64, Ordering::Relaxed);
+        }
+        count_error(written);
+        if frames.iter().any(|frame| frame.is_lifecycle()) {
+            count_error(sink.flush());
+        }
+    }
+    count_error(sink.flush());
+}
+
+/// Newline-delimited JSON in a file that is rotated by size.
+///
+/// When an event would make it larger than `max_bytes`, the file is renamed with `.1` at its end, in place of an older one, and
+/// a new one is begun. An event is never split.
+#[derive(Debug)]
+pub struct NdjsonFile {
+    path: PathBuf,
+    max_bytes: u64,
+    file: BufWriter<File>,
+    bytes: u64,
+}
+
+impl NdjsonFile {
+    /// Appends to the file, which is made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What the system has against that.
+    pub fn open(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Self> {
+        let path = path.as_ref().to_owned();
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self {
+            path,
+            max_bytes,
+            file: BufWriter::new(file),
+            bytes,
+        })
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        let mut old = self.path.clone().into_os_string();
+        old.push(".1");
+        rename(&self.path, old)?;
+        *self = Self::open(&self.path, self.max_bytes)?;
+        Ok(())
+    }
+}
+
+impl Sink for NdjsonFile {
+    fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
+        for frame in frames {
+            let json = frame.json();
+            let more = json.len() as u64 + 1;
+            if self.bytes > 0 && self.bytes + more > self.max_bytes {
+                self.rotate()?;
+            }
+            self.file.write_all(json)?;
+            self.file.write_all(b"\n")?;
+            self.bytes += more;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Word};
+    use crate::frame::{Body, Head};
+    use std::fs;
+    use std::sync::mpsc;
+
+    fn frames(number: u64) -> Vec<Arc<Frame>> {
+        let mut head = Head::new(&1.into());
+        let body = Body::from_json(Word::LLM_STREAM, b"null", br#"{"content":"x"}"#);
+        (1..=number)
+            .map(|sequence| Arc::new(head.frame(0, sequence, &body)))
+            .collect()
+    }
+
+    /// Passes batches on; each takes as long as its receiver lets it.
+    struct Slow(mpsc::SyncSender<usize>);
+
+    impl Sink for Slow {
+        fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
+            self.0.send(frames.len()).map_err(io::Error::other)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// All that is offered is written, in order, by the time the outlet is closed.
+    #[test]
+    fn a_file_has_all_events() {
+        let folder = std::env::temp_dir().join(format!("llm-callback-{}-all", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("events.ndjson");
+        let outlet =
+            Outlet::start("file", NdjsonFile::open(&path, u64::MAX).unwrap(), 10_000).unwrap();
+        let number = if cfg!(miri) { 20 } else { 1_000 };
+        for frame in &frames(number) {
+            outlet.offer(frame);
+        }
+        assert_eq!(
+            outlet.close(),
+            SinkStats {
+                written: number,
+                dropped: 0,
+                errors: 0
+            }
+        );
+        let text = fs::read_to_string(&path).unwrap();
+        let sequences: Vec<_> = text
+            .lines()
+            .map(|line| Event::from_json(line.as_bytes()).unwrap().sequence)
+            .collect();
+        assert_eq!(sequences, (1..=number).collect::<Vec<_>>());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// A file that would grow too large is put aside whole, and a new one begun.
+    #[test]
+    fn a_file_is_rotated() {
+        let folder =
+            std::env::temp_dir().join(format!("llm-callback-{}-rotated", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("events.ndjson");
+        let frames = frames(5);
+        let two = 2 * (frames[0].json().len() as u64 + 1);
+        let mut sink = NdjsonFile::open(&path, two).unwrap();
+        sink.write(&frames).unwrap();
+        sink.flush().unwrap();
+        let lines = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!(
+            (lines(&path), lines(&folder.join("events.ndjson.1"))),
+            (1, 2)
+        );
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// A sink that is too slow loses events, and says how many; whoever offers them never waits.
+    #[test]
+    fn a_full_channel_drops_and_counts() {
+        let (sender, batches) = mpsc::sync_channel(0);
+        let outlet = Outlet::start("slow", Slow(sender), 2).unwrap();
+        for frame in &frames(10) {
+            outlet.offer(frame);
+        }
+        let dropped = outlet.stats().dropped;
+        // One may be in the sink's hands, two in the channel.
+        assert!((7..=8).contains(&dropped), "{dropped}");
+        let reading = std::thread::spawn(move || batches.iter().sum::<usize>());
+        let stats = outlet.close();
+        assert_eq!(stats.written + stats.dropped, 10);
+        assert_eq!(reading.join().unwrap() as u64, stats.written);
+    }
+
+    /// A sink that fails, or panics, is counted, and harms nobody.
+    #[test]
+    fn failures_are_counted() {
+        struct Failing;
+        impl Sink for Failing {
+            fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
+                assert!(frames[0].sequence() < 2, "on purpose");
+                Err(io::Error::other("on purpose"))
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let outlet = Outlet::start("failing", Failing, 10).unwrap();
+        let frames = frames(2);
+        outlet.offer(&frames[0]);
+        while outlet.stats().errors == 0 {
+            std::thread::yield_now();
+        }
+        outlet.offer(&frames[1]);
+        assert_eq!(outlet.close().errors, 2);
+    }
+}
