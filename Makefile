@@ -47,8 +47,8 @@ lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src
 	$(BIN)/taplo fmt --check
 	$(BIN)/typos
 	! grep -rl pyo3 src --include='*.rs' | grep -v '^src/python/'
-	! grep -rnE 'parking_lot|sync::(atomic|Mutex|RwLock|Condvar|Once|LazyLock|\{)' src --include='*.rs' \
-		| grep -vE '^src/sync.rs|: *//|crate::sync::'
+	! grep -rnE 'parking_lot|std::sync::.*(atomic|Mutex|RwLock|Condvar|Once|Lazy)' src --include='*.rs' \
+		| grep -vE '^src/sync.rs|: *//'
 	tree=$$(cargo tree --locked -e normal --prefix none) && ! grep '^pyo3' <<<"$$tree"
 
 bench: $(VENV)/.installed  ## Release build beside plain Python, then the Rust benches
