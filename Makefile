@@ -67,7 +67,7 @@ loom:  ## Every interleaving of the models in tests/loom
 miri:  ## Undefined behaviour and data races, if a nightly Rust is here
 	@if RUSTUP_AUTO_INSTALL=0 cargo +nightly --version >/dev/null 2>&1; then \
 		rustup component add --toolchain nightly miri rust-src; \
-		MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib --test rust; \
+		MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-permissive-provenance' cargo +nightly miri test --lib --test rust; \
 	else \
 		echo 'miri: skipped, no nightly Rust'; \
 	fi
