@@ -6,6 +6,9 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
 
+# No further cost: `dataclasses` imports it too.
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+
 from llm_callback._core import get_current_run_id, set_current_run_id
 
 TYPE_CHECKING = False
@@ -30,9 +33,6 @@ def bind(function: _F) -> _F:
 
     Raises TypeError for a generator function: its body runs later, in its consumer's context.
     """
-    # Imported here, since it would be half of this package's import time.
-    from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction  # noqa: PLC0415
-
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         msg = f"bind() cannot carry a run into the generator function {function!r}: bind what consumes it"
         raise TypeError(msg)

@@ -48,7 +48,7 @@ impl Kind {
         })
     }
 
-    /// A fresh dict of category and action. A copy of a ready one: half the time of making it anew.
+    /// A fresh dict of category and action. A copy of a ready one, which is cheaper than a new one.
     fn word(self, py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         static WORDS: [PyOnceLock<Py<PyDict>>; 4] = [const { PyOnceLock::new() }; 4];
         WORDS[self as usize]
@@ -123,7 +123,7 @@ fn assemble<'py>(
 
 /// A fresh dict of who speaks: what `context.to_source_dict()` returns.
 ///
-/// A plain `CallerContext` is read here, which takes a third of the time; anything else is asked.
+/// A plain `CallerContext` is read here, without a Python call; anything else is asked.
 fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = context.py();
     if !context.get_type().is(caller_context(py)?) {
