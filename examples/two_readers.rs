@@ -3,8 +3,8 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
-use llm_callback::{Body, CancelKind, Overflow, Payload, Read, Run, Runs, Start, Word};
-use serde_json::{Map, json};
+use llm_callback::{Body, CancelKind, Opening, Overflow, Payload, Read, Run, Runs, Start, Word};
+use serde_json::json;
 use std::error::Error;
 use std::time::Duration;
 
@@ -50,8 +50,8 @@ fn reader(run: &Run, cancel_after: usize) -> Result<(), Box<dyn Error + Send + S
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let runs = Runs::default();
-    let first = runs.open(1, None, None, Map::new())?;
-    let second = runs.open("two", None, None, Map::new())?;
+    let first = runs.open(1, Opening::default())?;
+    let second = runs.open("two", Opening::default())?;
     std::thread::scope(|scope| {
         let threads = [
             scope.spawn(|| agent(&first)),

@@ -250,6 +250,12 @@ impl CancelToken {
         first
     }
 
+    /// The first half of [`cancel`](Self::cancel): all is cancelled, no callback has run.
+    pub(crate) fn mark(&self, kind: CancelKind, reason: Arc<str>) -> Marked {
+        let (_, called) = self.0.cancel(Cancelled::now(kind, reason));
+        Marked(called)
+    }
+
     /// Has `callback` called once, when this token is cancelled; at once, on this thread, if it is already.
     ///
     /// It runs on the thread that cancels; where a deadline does, on a thread made for what that deadline calls.
@@ -350,6 +356,17 @@ impl Registration {
         };
         let callback = node.state.lock().callbacks.remove(&self.ticket);
         callback.is_some()
+    }
+}
+
+/// Tokens that are cancelled, and whose callbacks still have to run.
+#[must_use]
+pub(crate) struct Marked(Vec<(Arc<Node>, Cancelled)>);
+
+impl Marked {
+    /// The second half of [`CancelToken::cancel`].
+    pub(crate) fn call(self) {
+        call_all(&self.0);
     }
 }
 

@@ -3,7 +3,7 @@
 //! A subscription is a cursor over the one log: any number of readers see everything, replay costs nothing, and memory
 //! does not grow with readers. An event is encoded once, when it is appended.
 
-use crate::event::EventId;
+use crate::event::{EventId, Word};
 use crate::frame::{Body, Frame, Head};
 use crate::run_id::RunId;
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -90,6 +90,10 @@ pub(crate) struct State {
     pub(crate) first_ms: Option<u64>,
     last_ms: u64,
     pub(crate) ended: bool,
+    /// What comes before all else, if nothing was appended yet: see [`EventLog::unopened`].
+    opening: Option<Body>,
+    /// How many events readers were told to have lost.
+    pub(crate) lost: u64,
     /// How many threads wait on `appended`.
     waiting: usize,
     pub(crate) wakes: Vec<(u64, Wake)>,
@@ -98,10 +102,24 @@ pub(crate) struct State {
     pub(crate) next_subscription: u64,
 }
 
+/// Milliseconds since 1970.
+fn clock() -> u64 {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl State {
     /// The sequence number of the oldest event that is held, lifecycle events aside.
     pub(crate) fn oldest(&self) -> u64 {
         self.next - self.held.len() as u64
+    }
+
+    /// How many threads wait for an event.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// The held frames from `sequence` on, oldest first, at most `max`.
@@ -148,17 +166,14 @@ impl State {
 
     /// The time in milliseconds, which does not go back within a run, whatever the clock does.
     fn now(&self) -> u64 {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::try_from(since_epoch.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(self.last_ms)
+        clock().max(self.last_ms)
     }
 
-    fn push(&mut self, body: &Body, limits: Limits, terminal: bool) -> Arc<Frame> {
-        self.last_ms = self.now();
+    /// Appends, at `ms` by the clock.
+    fn push(&mut self, ms: u64, body: &Body, limits: Limits, tap: Option<&Tap>) -> EventId {
+        self.last_ms = ms.max(self.last_ms);
         self.first_ms.get_or_insert(self.last_ms);
+        let terminal = body.word().is_terminal();
         let frame = Arc::new(self.head.frame(self.last_ms, self.next, body));
         // A terminal event is one more than the bounds allow, and takes nothing from those who read slowly.
         if !terminal {
@@ -169,8 +184,13 @@ impl State {
         }
         self.next += 1;
         self.bytes += frame.len();
-        self.held.push_back(Arc::clone(&frame));
-        frame
+        self.ended = terminal;
+        let id = frame.id();
+        if let Some(tap) = tap {
+            tap(&frame);
+        }
+        self.held.push_back(frame);
+        id
     }
 
     fn drop_oldest(&mut self) {
@@ -186,6 +206,29 @@ impl State {
 impl EventLog {
     /// An empty log of the run `run_id`.
     pub fn new(run_id: &RunId, limits: Limits, tap: Option<Tap>) -> Arc<Self> {
+        Self::make(run_id, limits, tap, None, 0)
+    }
+
+    /// An empty log whose first event will be `opening`, appended by [`open`](Self::open) or together with the first
+    /// event that anybody appends; only a first event that is `lifecycle.cancelled` takes its place. No event is older
+    /// than `earliest`, in milliseconds.
+    pub(crate) fn unopened(
+        run_id: &RunId,
+        limits: Limits,
+        tap: Option<Tap>,
+        opening: Body,
+        earliest: u64,
+    ) -> Arc<Self> {
+        Self::make(run_id, limits, tap, Some(opening), earliest)
+    }
+
+    fn make(
+        run_id: &RunId,
+        limits: Limits,
+        tap: Option<Tap>,
+        opening: Option<Body>,
+        last_ms: u64,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 head: Head::new(run_id),
@@ -194,8 +237,10 @@ impl EventLog {
                 bytes: 0,
                 next: 1,
                 first_ms: None,
-                last_ms: 0,
+                last_ms,
                 ended: false,
+                opening,
+                lost: 0,
                 waiting: 0,
                 wakes: Vec::new(),
                 awaited: Vec::new(),
@@ -213,7 +258,8 @@ impl EventLog {
     ///
     /// Blocks only while a subscription with [`Overflow::Block`](crate::Overflow::Block) has not read what would have
     /// to go, at most as long as that allows, and never for a terminal event, for which nothing has to go. Thread-safe;
-    /// the order of appending is the order of sequence numbers and of delivery.
+    /// the order of appending is the order of sequence numbers and of delivery. The [`Wake`]s of asynchronous readers
+    /// run before it returns.
     ///
     /// # Errors
     ///
@@ -222,48 +268,106 @@ impl EventLog {
         self.append_then(body, || ())
     }
 
+    /// As [`append`](Self::append), for a thread that must not wait: `None`, and nothing has happened, if the log's
+    /// lock is taken or a subscription would have to be waited for.
+    pub fn try_append(&self, body: &Body) -> Option<Result<EventId, Ended>> {
+        let ms = clock();
+        let state = self.state.try_lock()?;
+        if state.ended {
+            return Some(Err(Ended));
+        }
+        if !state.awaited.is_empty() && !body.word().is_terminal() && self.has_to_wait(&state, body)
+        {
+            return None;
+        }
+        Some(Ok(self.append_to(state, ms, body, || ())))
+    }
+
     /// As `append`; calls `appended` after the event is in the log and before anybody is woken, with no lock held.
     pub(crate) fn append_then(
         &self,
         body: &Body,
         appended: impl FnOnce(),
     ) -> Result<EventId, Ended> {
-        let terminal = body.word().is_terminal();
+        let mut ms = clock();
         let mut state = self.state.lock();
-        if !terminal {
+        if !state.awaited.is_empty() && !body.word().is_terminal() {
             self.wait_for_space(&mut state, body);
+            ms = clock();
         }
         if state.ended {
             return Err(Ended);
         }
-        let frame = state.push(body, self.limits, terminal);
-        state.ended = terminal;
-        if let Some(tap) = &self.tap {
-            tap(&frame);
+        Ok(self.append_to(state, ms, body, appended))
+    }
+
+    /// Appends the first event of a log that was made with [`unopened`](Self::unopened); whether this call did.
+    pub(crate) fn open(&self) -> bool {
+        let ms = clock();
+        let mut state = self.state.lock();
+        let Some(opening) = state.opening.take() else {
+            return false;
+        };
+        self.append_to(state, ms, &opening, || ());
+        true
+    }
+
+    /// As [`append_then`](Self::append_then), if the log still waits for its first event; whether it did. For a
+    /// terminal event.
+    pub(crate) fn append_unopened(&self, body: &Body, appended: impl FnOnce()) -> bool {
+        let ms = clock();
+        let state = self.state.lock();
+        let is_first = state.opening.is_some();
+        if is_first {
+            self.append_to(state, ms, body, appended);
         }
-        let wakes = std::mem::take(&mut state.wakes);
+        is_first
+    }
+
+    fn append_to(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        ms: u64,
+        body: &Body,
+        appended: impl FnOnce(),
+    ) -> EventId {
+        let tap = self.tap.as_ref();
+        if let Some(opening) = state.opening.take()
+            && body.word() != Word::CANCELLED
+        {
+            state.push(ms, &opening, self.limits, tap);
+        }
+        let id = state.push(ms, body, self.limits, tap);
+        let ended = state.ended;
         let waiting = state.waiting > 0;
+        let wakes = std::mem::take(&mut state.wakes);
         drop(state);
         appended();
         // Outside the lock: who wakes up needs it, and a wake is somebody else's code.
         if waiting {
             self.appended.notify_all();
         }
-        if terminal {
+        if ended {
             // Whoever waits to emit is refused now.
             self.read.notify_all();
         }
         for (_, wake) in wakes {
-            // One that panics has told of it; the others are woken all the same.
-            let _ = catch_unwind(AssertUnwindSafe(wake));
+            call(wake);
         }
-        Ok(frame.id())
+        id
     }
 
     /// The terminal event, once it is there.
     pub fn terminal(&self) -> Option<Arc<Frame>> {
         let state = self.state.lock();
         state.ended.then(|| state.held.back().cloned()).flatten()
+    }
+
+    /// Whether the first event is still to come, and the word of the terminal event, once it is there.
+    pub(crate) fn stage(&self) -> (bool, Option<Word>) {
+        let state = self.state.lock();
+        let last = state.held.back().map(|frame| frame.word());
+        (state.opening.is_some(), last.filter(|_| state.ended))
     }
 
     /// Waits for the terminal event, at most `timeout`; whether it is there.
@@ -282,6 +386,11 @@ impl EventLog {
     /// The id of the latest event.
     pub fn last_id(&self) -> Option<EventId> {
         self.state.lock().held.back().map(|frame| frame.id())
+    }
+
+    /// How many events its readers were told to have lost, by gaps; one that several lost counts for each.
+    pub fn lost(&self) -> u64 {
+        self.state.lock().lost
     }
 
     /// How many events were appended, and how many of them are held.
@@ -315,6 +424,19 @@ impl EventLog {
         self.read.notify_all();
     }
 
+    /// A subscription was closed, perhaps one that waits.
+    pub(crate) fn was_closed(&self) {
+        self.appended.notify_all();
+        self.read.notify_all();
+    }
+
+    /// Whether somebody reads too slowly for this event to be appended at once.
+    fn has_to_wait(&self, state: &State, body: &Body) -> bool {
+        let goes = state.goes(self.limits, body.len() + HEAD);
+        let mut awaited = state.awaited.iter();
+        awaited.any(|awaited| !awaited.given_up && awaited.next < goes)
+    }
+
     fn wait_for_space(&self, state: &mut MutexGuard<'_, State>, body: &Body) {
         let mut since = None;
         while !state.ended {
@@ -342,6 +464,11 @@ impl EventLog {
             }
         }
     }
+}
+
+/// Calls a wake. One that panics has told of it; the others are woken all the same.
+pub(crate) fn call(wake: Wake) {
+    let _ = catch_unwind(AssertUnwindSafe(wake));
 }
 
 impl fmt::Debug for EventLog {

@@ -1,22 +1,25 @@
-//! The life of one run: it is opened, emits, may be cancelled, and has one end.
+//! The life of one run: it is opened, starts, emits, may be cancelled, and has one end.
 
 use crate::cancel::{CancelKind, CancelToken, Cancelled};
-use crate::event::{Action, EventId, Payload, Source, Word};
+use crate::event::{Action, EventId, Word};
 use crate::event_log::{Ended, EventLog};
 use crate::frame::Body;
+use crate::object::Object;
 use crate::run_id::RunId;
 use crate::subscription::{Overflow, Start, Subscription};
-use crate::sync::OnceLock;
+use crate::sync::{AtomicBool, OnceLock, Ordering};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::json;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where a run is in its life. What it ended as is what its terminal event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RunState {
-    /// It has no terminal event yet; it may have been asked to stop.
+    /// It was opened, and has no event yet.
+    Pending,
+    /// It has started and has no terminal event yet; it may have been asked to stop.
     Running,
     /// Its last event is `lifecycle.completed`.
     Completed,
@@ -30,6 +33,7 @@ impl RunState {
     /// The state as people and events spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Running => "running",
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -47,7 +51,7 @@ impl fmt::Display for RunState {
 /// When a run's cancellation was asked for, when the run took note, and when the run ended. All three are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// Somebody, or a deadline, asked it to stop.
+    /// Somebody, or a deadline, asked it to stop, before its end.
     pub requested: Option<SystemTime>,
     /// Its code was told so.
     pub acknowledged: Option<SystemTime>,
@@ -55,19 +59,38 @@ pub struct Times {
     pub finished: Option<SystemTime>,
 }
 
+/// The table that a run is in, if it is still there. What it is told comes with no lock held.
+pub(crate) trait Home: Send + Sync {
+    /// The run's terminal event is in its log, and nobody was woken yet.
+    fn has_ended(&self, run: &Run);
+
+    /// An event was refused, since the run had ended.
+    fn was_late(&self);
+}
+
 /// One run: its log, its token, its end. Shared as `Arc<Run>`; all methods may be called from any thread.
 ///
 /// Whoever holds it speaks for this run and no other, also after another run of the same id was opened: the
 /// events of an older generation are refused, since its log has ended.
+///
+/// A run that was asked to stop ends as `lifecycle.cancelled`, whichever of [`complete`](Self::complete),
+/// [`fail`](Self::fail), [`fail_with`](Self::fail_with), [`scope`](Self::scope) and
+/// [`finish_cancelled`](Self::finish_cancelled) ends it. A cancel that arrives while it ends may come too late, and
+/// the end is what it would have been without.
 pub struct Run {
     id: RunId,
     generation: u64,
+    /// Greater than that of every run that was opened before it in the same table.
+    number: u64,
     parent: Option<RunId>,
     token: CancelToken,
     log: Arc<EventLog>,
+    /// False once the log has its first event: the same for who wants no lock.
+    unstarted: AtomicBool,
     acknowledged: OnceLock<SystemTime>,
-    /// Called once, after the end, with no lock held.
-    on_end: Box<dyn Fn(&Self) + Send + Sync>,
+    /// When it had been asked to stop, as its end found it. Empty until then.
+    asked: OnceLock<Option<SystemTime>>,
+    home: Weak<dyn Home>,
 }
 
 impl fmt::Debug for Run {
@@ -81,23 +104,47 @@ impl fmt::Debug for Run {
 }
 
 impl Run {
+    /// A run that has not started; its log waits for its first event.
     pub(crate) fn new(
         id: RunId,
-        generation: u64,
+        (generation, number): (u64, u64),
         parent: Option<RunId>,
         token: CancelToken,
         log: Arc<EventLog>,
-        on_end: Box<dyn Fn(&Self) + Send + Sync>,
-    ) -> Self {
-        Self {
+        home: Weak<dyn Home>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             id,
             generation,
+            number,
             parent,
             token,
             log,
+            unstarted: AtomicBool::new(true),
             acknowledged: OnceLock::new(),
-            on_end,
-        }
+            asked: OnceLock::new(),
+            home,
+        })
+    }
+
+    /// Has a run that has not started end as soon as it is cancelled, also by its parent or its deadline.
+    pub(crate) fn end_unstarted_on_cancel(self: &Arc<Self>) {
+        let run = Arc::downgrade(self);
+        self.token.on_cancel(move |why| {
+            if let Some(run) = run.upgrade() {
+                run.end_unstarted(why);
+            }
+        });
+    }
+
+    /// Lets go of a run that nobody has seen: it says nothing when it is dropped.
+    pub(crate) fn discard(&self) {
+        self.asked.get_or_init(|| None);
+    }
+
+    /// Its place in the order in which the table's runs were opened.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The run's name.
@@ -120,47 +167,92 @@ impl Run {
         &self.token
     }
 
-    /// The run's events.
+    /// The run's events. To read them: what is appended here and not through the run does not end it.
     pub fn log(&self) -> &Arc<EventLog> {
         &self.log
     }
 
     /// Where the run is in its life.
     pub fn state(&self) -> RunState {
-        match self.log.terminal().map(|frame| frame.word().action) {
-            Some(Action::Completed) => RunState::Completed,
-            Some(Action::Cancelled) => RunState::Cancelled,
-            Some(_) => RunState::Failed,
-            None => RunState::Running,
+        match self.log.stage() {
+            (_, Some(word)) => match word.action {
+                Action::Completed => RunState::Completed,
+                Action::Cancelled => RunState::Cancelled,
+                _ => RunState::Failed,
+            },
+            (true, None) => RunState::Pending,
+            (false, None) => RunState::Running,
         }
     }
 
     /// When it was asked to stop, took note, and ended.
     pub fn times(&self) -> Times {
+        let finished = self
+            .log
+            .terminal()
+            .map(|frame| UNIX_EPOCH + Duration::from_millis(frame.id().ms));
+        let requested = self.asked.get().copied().unwrap_or_else(|| {
+            let cancelled = self.token.cancelled();
+            cancelled.map(|cancelled| cancelled.requested_at)
+        });
         Times {
-            requested: self
-                .token
-                .cancelled()
-                .map(|cancelled| cancelled.requested_at),
+            // The end is known to the millisecond.
+            requested: requested.map(|at| finished.map_or(at, |finished| at.min(finished))),
             acknowledged: self.acknowledged.get().copied(),
-            finished: self
-                .log
-                .terminal()
-                .map(|frame| UNIX_EPOCH + Duration::from_millis(frame.id().ms)),
+            finished,
         }
     }
 
-    /// Says something in the run's name; a terminal event ends the run. See [`EventLog::append`] for when it blocks.
+    /// Starts a run that was opened as pending: appends its `lifecycle.started`. Whether the run has started, now or
+    /// before, and has not ended.
+    ///
+    /// A run that was asked to stop before does not start: it ends as cancelled, which is its only event. Does not
+    /// block.
+    pub fn start(&self) -> bool {
+        // Acquire, as in `emit`: the partner is the Release store below.
+        if self.unstarted.load(Ordering::Acquire) {
+            match self.token.cancelled() {
+                Some(why) => self.end_unstarted(&why),
+                None => drop(self.log.open()),
+            }
+            // Release: who sees it finds the first event in the log.
+            self.unstarted.store(false, Ordering::Release);
+        }
+        self.state() == RunState::Running
+    }
+
+    /// Says something in the run's name. A pending run is started by it, if it may still start. A terminal event ends
+    /// the run, also one that was asked to stop. See [`EventLog::append`] for when it blocks.
     ///
     /// # Errors
     ///
-    /// [`Ended`], if the run has ended: the event is not kept.
+    /// [`Ended`], if the run has ended: the event is not kept, and counted as [late](crate::RunsStats::late).
     pub fn emit(&self, body: &Body) -> Result<EventId, Ended> {
-        if body.word().is_terminal() {
-            self.end(body)
+        if self.unstarted.load(Ordering::Acquire) && body.word() != Word::CANCELLED {
+            self.start();
+        }
+        let appended = if body.word().is_terminal() {
+            self.end(body, self.token.cancelled().as_ref())
         } else {
             self.log.append(body)
+        };
+        if appended.is_err() {
+            self.was_late();
         }
+        appended
+    }
+
+    /// As [`emit`](Self::emit), for a thread that must not wait: `None`, and nothing has happened, if it might have to,
+    /// and for a pending run and a terminal event. Whoever gets that calls `emit` where waiting is allowed.
+    pub fn try_emit(&self, body: &Body) -> Option<Result<EventId, Ended>> {
+        if self.unstarted.load(Ordering::Acquire) || body.word().is_terminal() {
+            return None;
+        }
+        let appended = self.log.try_append(body);
+        if appended == Some(Err(Ended)) {
+            self.was_late();
+        }
+        appended
     }
 
     /// Follows the run's events.
@@ -170,9 +262,10 @@ impl Run {
 
     /// Asks the run, and all that is below it, to stop; whether this was the first to ask.
     ///
-    /// A run that has ended is not asked any more.
+    /// A run that has not started ends by it. One that has ended is not asked any more.
     pub fn cancel(&self, kind: CancelKind, reason: &str) -> bool {
-        self.state() == RunState::Running && self.token.cancel(kind, reason)
+        let has_ended = self.log.stage().1.is_some();
+        !has_ended && self.token.cancel(kind, reason)
     }
 
     /// Notes that the run's code was told of its cancellation. Only the first time is kept.
@@ -181,42 +274,51 @@ impl Run {
     }
 
     /// Ends the run well, with what came out of it; whether this was its end. What is no object becomes
-    /// `{"result": …}`. Also a run that was asked to stop may have come to its end.
+    /// `{"result": …}`.
+    ///
+    /// If it was asked to stop it ends as cancelled, with the fields of the result beside `kind` and `reason`, which are
+    /// those of the cancellation. Does not block.
     ///
     /// # Errors
     ///
     /// What `result` has against being JSON; the run goes on.
-    pub fn complete(&self, result: &impl Serialize) -> serde_json::Result<bool> {
-        let data = match serde_json::to_value(result)? {
-            object @ Value::Object(_) => object,
-            result => serde_json::json!({ "result": result }),
-        };
-        Ok(self.finish(Word::COMPLETED, data))
+    pub fn complete(&self, result: &(impl Serialize + ?Sized)) -> serde_json::Result<bool> {
+        Ok(self.conclude(Word::COMPLETED, Object::encode(result, "result")?))
     }
 
-    /// Ends the run with an error, or, if it was asked to stop, as cancelled: whether this was its end.
+    /// Ends the run with an error; whether this was its end. If it was asked to stop it ends as cancelled, and the error
+    /// is taken for a consequence. Does not block.
     pub fn fail(&self, error: &str, details: &str) -> bool {
-        if let Some(cancelled) = self.token.cancelled() {
-            return self.end_cancelled(&cancelled);
-        }
-        let failure = Payload::Failure {
-            error: error.to_owned(),
-            details: Some(details.to_owned()),
+        let fields = [("error", text(error)), ("details", text(details))];
+        let fields: &[_] = if self.token.is_cancelled() {
+            &[]
+        } else {
+            &fields
         };
-        self.finish(Word::FAILED, to_value(&failure))
+        self.conclude(Word::FAILED, Object::empty().with(fields))
+    }
+
+    /// Ends the run with an error that has fields of its own; whether this was its end. What is no object becomes
+    /// `{"error": …}`. If it was asked to stop: as [`complete`](Self::complete) then does.
+    ///
+    /// # Errors
+    ///
+    /// What `error` has against being JSON; the run goes on.
+    pub fn fail_with(&self, error: &(impl Serialize + ?Sized)) -> serde_json::Result<bool> {
+        Ok(self.conclude(Word::FAILED, Object::encode(error, "error")?))
     }
 
     /// Ends the run as cancelled, for the reason that its token has; whether this was its end.
     ///
-    /// A run that nobody asked to stop is cancelled first.
+    /// A run that nobody asked to stop is cancelled by it: the callbacks of its token run after the end.
     pub fn finish_cancelled(&self) -> bool {
-        if self.state() != RunState::Running {
+        if self.log.stage().1.is_some() {
             return false;
         }
-        self.token.cancel(CancelKind::User, "the run gave up");
-        self.token
-            .cancelled()
-            .is_some_and(|cancelled| self.end_cancelled(&cancelled))
+        let marked = self.token.mark(CancelKind::User, "the run gave up".into());
+        let is_end = self.conclude(Word::CANCELLED, Object::empty());
+        marked.call();
+        is_end
     }
 
     /// Waits for the terminal event, at most `timeout`; whether it is there.
@@ -231,47 +333,76 @@ impl Run {
         Scope(Arc::clone(self))
     }
 
-    fn end_cancelled(&self, cancelled: &Cancelled) -> bool {
-        let payload = Payload::Cancelled {
-            kind: cancelled.kind.as_str().to_owned(),
-            reason: cancelled.reason.to_string(),
+    /// Ends the run: as cancelled if it was asked to stop, else with `word`. Under no lock: see the type's doc.
+    fn conclude(&self, word: Word, data: Object) -> bool {
+        let why = self.token.cancelled();
+        let body = match &why {
+            Some(why) => self.cancelled(why, data),
+            None => lifecycle(word, self.parent.as_ref(), data),
         };
-        self.finish(Word::CANCELLED, to_value(&payload))
+        self.end(&body, why.as_ref()).is_ok()
     }
 
-    fn finish(&self, word: Word, data: Value) -> bool {
-        self.end(&lifecycle(word, self.parent.as_ref(), data))
-            .is_ok()
+    /// Ends the run as its only event, if it has not started.
+    fn end_unstarted(&self, why: &Cancelled) {
+        let body = self.cancelled(why, Object::empty());
+        let ended = || self.has_ended(Some(why));
+        self.log.append_unopened(&body, ended);
     }
 
-    fn end(&self, body: &Body) -> Result<EventId, Ended> {
+    fn cancelled(&self, why: &Cancelled, data: Object) -> Body {
+        let data = data.with(&[
+            ("kind", text(why.kind.as_str())),
+            ("reason", text(&why.reason)),
+        ]);
+        lifecycle(Word::CANCELLED, self.parent.as_ref(), data)
+    }
+
+    fn end(&self, body: &Body, why: Option<&Cancelled>) -> Result<EventId, Ended> {
         // Before anybody is woken by it: who then opens a run of this id finds it ended.
-        self.log.append_then(body, || (self.on_end)(self))
+        self.log.append_then(body, || self.has_ended(why))
+    }
+
+    fn has_ended(&self, why: Option<&Cancelled>) {
+        self.unstarted.store(false, Ordering::Release);
+        self.asked.get_or_init(|| why.map(|why| why.requested_at));
+        if let Some(home) = self.home.upgrade() {
+            home.has_ended(self);
+        }
+    }
+
+    fn was_late(&self) {
+        if let Some(home) = self.home.upgrade() {
+            home.was_late();
+        }
     }
 }
 
 impl Drop for Run {
     /// A run that nobody can end any more has failed: its readers wait for a last word.
     fn drop(&mut self) {
-        let failure = Payload::Failure {
-            error: "abandoned".to_owned(),
-            details: Some("the last handle of the run was dropped before its end".to_owned()),
-        };
-        let body = lifecycle(Word::FAILED, self.parent.as_ref(), to_value(&failure));
-        let _ = self.log.append(&body);
+        // Without a look into the log: its lock may be held for ever in the child of a fork.
+        if self.asked.get().is_none() {
+            self.fail(
+                "abandoned",
+                "the last handle of the run was dropped before its end",
+            );
+        }
     }
 }
 
 /// The body of a lifecycle event: in a run that is part of another, the data name that one.
-pub(crate) fn lifecycle(word: Word, parent: Option<&RunId>, mut data: Value) -> Body {
-    if let (Some(parent), Value::Object(data)) = (parent, &mut data) {
-        data.insert("parent_run_id".to_owned(), serde_json::json!(parent));
-    }
-    Body::new(None::<&Source>, word, &data).expect("a JSON value is JSON")
+pub(crate) fn lifecycle(word: Word, parent: Option<&RunId>, data: Object) -> Body {
+    let data = match parent {
+        Some(parent) => data.with(&[("parent_run_id", json!(parent).to_string())]),
+        None => data,
+    };
+    Body::from_json(word, b"null", data.as_bytes())
 }
 
-fn to_value(payload: &Payload) -> Value {
-    serde_json::to_value(payload).expect("own payloads are JSON")
+/// A text as JSON.
+fn text(text: &str) -> String {
+    json!(text).to_string()
 }
 
 /// Holds a run open. See [`Run::scope`].
@@ -290,11 +421,8 @@ impl Drop for Scope {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.fail("panic", "the run's thread panicked");
-        } else if self.0.token.is_cancelled() {
-            self.0.finish_cancelled();
         } else {
-            self.0
-                .finish(Word::COMPLETED, Value::Object(serde_json::Map::new()));
+            self.0.conclude(Word::COMPLETED, Object::empty());
         }
     }
 }

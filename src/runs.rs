@@ -1,14 +1,15 @@
 //! The table of live and recently finished runs.
 
-use crate::cancel::{CancelKind, CancelToken};
+use crate::cancel::{CancelKind, CancelToken, Cancelled};
 use crate::event::Word;
 use crate::event_log::{EventLog, Limits, Tap};
-use crate::run::{Run, lifecycle};
+use crate::object::Object;
+use crate::run::{Home, Run, lifecycle};
 use crate::run_id::RunId;
-use crate::sink::{Outlet, SinkStats};
-use crate::sync::Mutex;
+use crate::sink::{Feed, Outlet, SinkStats};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use rustc_hash::{FxHashMap, FxHashSet};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +36,20 @@ impl Default for Options {
     }
 }
 
+/// How a run is opened. `Opening::default()` is a run of its own without a deadline, that starts at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening<'a> {
+    /// The live run that it is to be a part of.
+    pub parent: Option<&'a RunId>,
+    /// When it is cancelled, unless it has ended.
+    pub deadline: Option<Instant>,
+    /// The data of its `lifecycle.started`, to which `parent_run_id` is added. What is no object becomes
+    /// `{"data": …}`.
+    pub data: Option<&'a RawValue>,
+    /// Whether it is to wait for [`Run::start`], or the first event, and end unstarted if it is cancelled before.
+    pub pending: bool,
+}
+
 /// Why a run was not opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -42,6 +57,8 @@ pub enum OpenError {
     Live(RunId),
     /// The run that it was to be a part of is not live.
     NoParent(RunId),
+    /// The run that it was to be a part of was cancelled, for this reason.
+    ParentCancelled(RunId, Cancelled),
     /// The table was shut down.
     ShutDown,
 }
@@ -54,6 +71,7 @@ impl fmt::Display for OpenError {
                 "run {id} is live: it must end before another of this id begins"
             ),
             Self::NoParent(id) => write!(f, "the parent run {id} is not live"),
+            Self::ParentCancelled(id, why) => write!(f, "the parent run {id} was {why}"),
             Self::ShutDown => f.write_str("the runs were shut down: none is opened any more"),
         }
     }
@@ -68,6 +86,10 @@ pub struct RunsStats {
     pub live: usize,
     /// Finished runs that can still be read.
     pub finished: usize,
+    /// Runs that were ever opened.
+    pub opened: u64,
+    /// Events that came after the end of their run: refused, not kept.
+    pub late: u64,
 }
 
 #[derive(Default)]
@@ -78,6 +100,7 @@ struct Table {
     finished: FxHashMap<RunId, Arc<Run>>,
     /// The finished runs in the order of their ends: when, which, of what generation.
     ended: VecDeque<(Instant, RunId, u64)>,
+    opened: u64,
     shut_down: bool,
 }
 
@@ -103,15 +126,41 @@ impl Table {
     }
 }
 
-struct Inner {
-    options: Options,
-    /// Who gets every run's events.
-    outlets: Arc<[Outlet]>,
-    /// Protects the table. Under it: map operations; never a log's or a token's lock, never a drop of a run.
-    table: Mutex<Table>,
+/// The sinks, and what the next run's log gets of them.
+#[derive(Default)]
+struct Sinks {
+    outlets: Vec<Outlet>,
+    feeds: Arc<[Feed]>,
 }
 
-/// The runs of a process, or of a part of it. Cloning it gives another handle of the same table.
+impl Sinks {
+    fn fed(outlets: Vec<Outlet>) -> Self {
+        let feeds = outlets.iter().map(Outlet::feed).collect();
+        Self { outlets, feeds }
+    }
+}
+
+struct Inner {
+    options: Options,
+    /// Protects the table. Under it: map operations; never a log's or a token's lock, never a drop of a run.
+    table: Mutex<Table>,
+    /// Whether any run is live. Stored under the table's lock; read without it, relaxed: whoever has heard of a run, in
+    /// whichever way, also sees this, and it publishes nothing else.
+    has_live: AtomicBool,
+    /// Relaxed, no partner: a count.
+    late: AtomicU64,
+    /// Protects the list of the sinks. Under it: list operations; nobody waits for a sink under it. After the table, so
+    /// that the last words of runs that go with it are written.
+    sinks: Mutex<Sinks>,
+}
+
+/// The runs of a process, or of a part of it. Cloning it gives another handle of the same table; all methods may be
+/// called from any thread. Dropping the last handle abandons the live runs and waits for the sinks.
+///
+/// In the child of a fork a lock of the table may be held by a thread that is not there, and the sinks' threads are
+/// not there either. A host that forks puts a new table in the place of its old one there, and gives the old one to
+/// [`std::mem::forget`]: so nobody waits for the sinks, and the runs of the parent are never dropped. Handles of these
+/// runs, if there are any, must not be used in the child but to be dropped.
 #[derive(Clone)]
 pub struct Runs(Arc<Inner>);
 
@@ -137,70 +186,87 @@ impl Runs {
     pub fn with_sinks(options: Options, outlets: Vec<Outlet>) -> Self {
         Self(Arc::new(Inner {
             options,
-            outlets: outlets.into(),
             table: Mutex::new(Table::default()),
+            has_live: AtomicBool::new(false),
+            late: AtomicU64::new(0),
+            sinks: Mutex::new(Sinks::fed(outlets)),
         }))
     }
 
-    /// Opens a run: its first event, `lifecycle.started` with `data`, is in its log before anybody can find it.
+    /// Opens a run: its first event, `lifecycle.started`, is in its log before any other.
     ///
-    /// Its token is a child of its parent's, with the deadline if there is one.
+    /// Its token is a child of its parent's, with the deadline if there is one. A run that is asked to stop before it
+    /// has started, also one whose deadline has passed already, ends at once, with `lifecycle.cancelled` as its only
+    /// event: see [`Run::state`]. Does not block.
     ///
     /// # Errors
     ///
     /// See [`OpenError`]; then nothing has changed, and no event was emitted.
-    pub fn open(
-        &self,
-        id: impl Into<RunId>,
-        parent: Option<&RunId>,
-        deadline: Option<Instant>,
-        data: Map<String, Value>,
-    ) -> Result<Arc<Run>, OpenError> {
+    ///
+    /// # Panics
+    ///
+    /// As [`CancelToken::with_deadline`].
+    pub fn open(&self, id: impl Into<RunId>, opening: Opening<'_>) -> Result<Arc<Run>, OpenError> {
         let id = id.into();
-        let (above, generation) = self.reserve(&id, parent)?;
-        let token = match (above, deadline) {
+        let data = opening.data.map_or_else(Object::empty, |data| {
+            Object::encode(data, "data").expect("it is JSON")
+        });
+        let Reserved {
+            above,
+            before,
+            number,
+        } = self.reserve(&id, opening.parent)?;
+        let token = match (&above, opening.deadline) {
             (None, None) => CancelToken::new(),
             (None, Some(deadline)) => CancelToken::with_deadline(deadline),
-            (Some(above), None) => above.child(),
-            (Some(above), Some(deadline)) => above.child_with_deadline(deadline),
+            (Some(above), None) => above.token().child(),
+            (Some(above), Some(deadline)) => above.token().child_with_deadline(deadline),
         };
-        let log = EventLog::new(&id, self.0.options.limits, self.tap());
-        let appended = log.append(&lifecycle(Word::STARTED, parent, Value::Object(data)));
-        debug_assert!(appended.is_ok(), "a new log has not ended");
-        let inner = Arc::downgrade(&self.0);
-        let on_end = Box::new(move |run: &Run| {
-            if let Some(inner) = inner.upgrade() {
-                Self(inner).has_ended(run);
-            }
-        });
-        let run = Arc::new(Run::new(
+        if let Some(above) = above
+            && token
+                .cancelled()
+                .is_some_and(|why| why.kind == CancelKind::Parent)
+        {
+            self.0.table.lock().opening.remove(&id);
+            let why = above.token().cancelled().expect("its child is");
+            return Err(OpenError::ParentCancelled(above.id().clone(), why));
+        }
+        let last = before.as_ref().and_then(|run| run.log().last_id());
+        // A clock that went back must not give out ids of the generation before again.
+        let earliest = last.map_or(0, |id| id.ms + 1);
+        let first = lifecycle(Word::STARTED, opening.parent, data);
+        let log = EventLog::unopened(&id, self.0.options.limits, self.tap(), first, earliest);
+        let generation = before.map_or(1, |run| run.generation() + 1);
+        let home: Arc<dyn Home> = Arc::clone(&self.0) as _;
+        let run = Run::new(
             id.clone(),
-            generation,
-            parent.cloned(),
+            (generation, number),
+            opening.parent.cloned(),
             token,
             log,
-            on_end,
-        ));
+            Arc::downgrade(&home),
+        );
 
         let mut table = self.0.table.lock();
         table.opening.remove(&id);
+        if table.shut_down {
+            drop(table);
+            run.discard();
+            return Err(OpenError::ShutDown);
+        }
         table.live.insert(id, Arc::clone(&run));
-        let shut_down = table.shut_down;
+        self.0.has_live.store(true, Ordering::Relaxed);
         drop(table);
-        if shut_down {
-            // shutdown() came in between, and did not see it.
-            run.cancel(CancelKind::Shutdown, "the runs were shut down");
-            run.finish_cancelled();
+        if opening.pending {
+            run.end_unstarted_on_cancel();
+        } else {
+            run.start();
         }
         Ok(run)
     }
 
-    /// Takes the id for a run that is about to be made: its parent's token, and its generation.
-    fn reserve(
-        &self,
-        id: &RunId,
-        parent: Option<&RunId>,
-    ) -> Result<(Option<CancelToken>, u64), OpenError> {
+    /// Takes the id for a run that is about to be made.
+    fn reserve(&self, id: &RunId, parent: Option<&RunId>) -> Result<Reserved, OpenError> {
         // Dropped after the guard.
         let _expired;
         let mut table = self.0.table.lock();
@@ -214,16 +280,36 @@ impl Runs {
         let above = match parent {
             None => None,
             Some(parent) => {
-                let run = table
-                    .live
-                    .get(parent)
-                    .ok_or_else(|| OpenError::NoParent(parent.clone()))?;
-                Some(run.token().clone())
+                let run = table.live.get(parent);
+                Some(Arc::clone(
+                    run.ok_or_else(|| OpenError::NoParent(parent.clone()))?,
+                ))
             }
         };
-        let generation = table.finished.get(id).map_or(1, |run| run.generation() + 1);
+        table.opened += 1;
         table.opening.insert(id.clone());
-        Ok((above, generation))
+        Ok(Reserved {
+            above,
+            before: table.finished.get(id).cloned(),
+            number: table.opened,
+        })
+    }
+
+    /// Whether any run is live. One relaxed atomic load: for a host that asks at every event and mostly has none.
+    #[inline]
+    pub fn has_live(&self) -> bool {
+        self.0.has_live.load(Ordering::Relaxed)
+    }
+
+    /// The live run of this id, also one that has not started.
+    pub fn live(&self, id: &RunId) -> Option<Arc<Run>> {
+        self.0.table.lock().live.get(id).cloned()
+    }
+
+    /// As [`live`](Self::live), for a thread that must not wait: `None` if the table's lock is taken.
+    pub fn try_live(&self, id: &RunId) -> Option<Option<Arc<Run>>> {
+        let table = self.0.table.try_lock()?;
+        Some(table.live.get(id).cloned())
     }
 
     /// The latest run of this id, live or finished.
@@ -246,66 +332,141 @@ impl Runs {
     }
 
     /// Asks the live run of this id, and all below it, to stop; whether there is one, and this was the first to ask.
+    /// See [`Run::cancel`].
     pub fn cancel(&self, id: &RunId, kind: CancelKind, reason: &str) -> bool {
-        let run = self.0.table.lock().live.get(id).cloned();
-        run.is_some_and(|run| run.cancel(kind, reason))
+        self.live(id).is_some_and(|run| run.cancel(kind, reason))
     }
 
-    /// Asks every live run to stop, ends each with its terminal event, and lets none be opened any more.
-    pub fn shutdown(&self, reason: &str) {
-        let live: Vec<_> = {
+    /// Asks every live run to stop, ends each with its terminal event, lets none be opened any more, and waits until
+    /// the sinks have written what they were offered, at most for `patience` in all. Whether they have.
+    ///
+    /// First every run is asked and has its end, then the tokens' callbacks run, on this thread: one that blocks keeps
+    /// this call from returning, and no run from ending. A sink that has not written all in time goes on by itself, and
+    /// nobody waits for it again but the next call of this.
+    pub fn shutdown(&self, reason: &str, patience: Duration) -> bool {
+        let mut live: Vec<_> = {
             let mut table = self.0.table.lock();
             table.shut_down = true;
             table.live.values().cloned().collect()
         };
+        // A run before its parent, whose cancel would reach it in the parent's name.
+        live.sort_unstable_by_key(|run| std::cmp::Reverse(run.number()));
+        let reason: Arc<str> = reason.into();
+        let marks = live.iter().map(|run| {
+            let token = run.token();
+            token.mark(CancelKind::Shutdown, Arc::clone(&reason))
+        });
+        let marks: Vec<_> = marks.collect();
         for run in &live {
-            run.cancel(CancelKind::Shutdown, reason);
-        }
-        for run in live {
             run.finish_cancelled();
         }
+        // All that they will ever be offered is there.
+        let stopping: Vec<_> = {
+            let mut sinks = self.0.sinks.lock();
+            sinks.outlets.iter_mut().map(Outlet::stop).collect()
+        };
+        for mark in marks {
+            mark.call();
+        }
+        let end = Instant::now().checked_add(patience);
+        let all = stopping.iter().all(|sink| sink.wait_until(end));
+        if !all {
+            let mut sinks = self.0.sinks.lock();
+            sinks.outlets.iter_mut().for_each(Outlet::detach);
+        }
+        all
     }
 
     /// How many runs there are.
     pub fn stats(&self) -> RunsStats {
         let mut table = self.0.table.lock();
         let expired = table.expire(&self.0.options);
-        let stats = RunsStats {
-            live: table.live.len(),
-            finished: table.finished.len(),
-        };
+        let stats = self.count(&table);
         drop(table);
         drop(expired);
         stats
     }
 
+    fn count(&self, table: &Table) -> RunsStats {
+        RunsStats {
+            live: table.live.len(),
+            finished: table.finished.len(),
+            opened: table.opened,
+            late: self.0.late.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Gives every event of the runs that are opened from now on to this sink too, in each run's order.
+    pub fn add_sink(&self, outlet: Outlet) {
+        let mut sinks = self.0.sinks.lock();
+        let feeds = sinks.feeds.iter().cloned();
+        sinks.feeds = feeds.chain([outlet.feed()]).collect();
+        sinks.outlets.push(outlet);
+    }
+
+    /// Takes the first sink of this name away, waits until it has written what it was offered, and says what it did.
+    ///
+    /// What runs that are live say after that does not reach it. If it hangs, so does this.
+    pub fn remove_sink(&self, name: &str) -> Option<SinkStats> {
+        let outlet = {
+            let mut sinks = self.0.sinks.lock();
+            let mut names = sinks.outlets.iter().map(Outlet::name);
+            let place = names.position(|its| its == name)?;
+            let outlet = sinks.outlets.remove(place);
+            sinks.feeds = sinks.outlets.iter().map(Outlet::feed).collect();
+            outlet
+        };
+        Some(outlet.close())
+    }
+
     /// What the sinks have done, by name.
     pub fn sinks(&self) -> Vec<(String, SinkStats)> {
-        let outlets = self.0.outlets.iter();
+        let sinks = self.0.sinks.lock();
+        let outlets = sinks.outlets.iter();
         outlets
             .map(|outlet| (outlet.name().to_owned(), outlet.stats()))
             .collect()
     }
 
     fn tap(&self) -> Option<Tap> {
-        let outlets = Arc::clone(&self.0.outlets);
-        (!outlets.is_empty()).then(|| -> Tap {
-            Box::new(move |frame| outlets.iter().for_each(|outlet| outlet.offer(frame)))
+        let feeds = Arc::clone(&self.0.sinks.lock().feeds);
+        (!feeds.is_empty()).then(|| -> Tap {
+            Box::new(move |frame| feeds.iter().for_each(|feed| feed.offer(frame)))
         })
     }
+}
 
+/// What a run finds when its id is taken for it.
+struct Reserved {
+    above: Option<Arc<Run>>,
+    /// The finished run of the same id.
+    before: Option<Arc<Run>>,
+    number: u64,
+}
+
+impl Home for Inner {
     fn has_ended(&self, run: &Run) {
-        let mut table = self.0.table.lock();
+        let mut table = self.table.lock();
+        // One that was never in the table, or is out of it, must not take another of its id along.
+        if table.live.get(run.id()).map(|run| run.generation()) != Some(run.generation()) {
+            return;
+        }
         let Some(run) = table.live.remove(run.id()) else {
             return;
         };
+        self.has_live
+            .store(!table.live.is_empty(), Ordering::Relaxed);
         let replaced = table.finished.insert(run.id().clone(), Arc::clone(&run));
         table
             .ended
             .push_back((Instant::now(), run.id().clone(), run.generation()));
-        let expired = table.expire(&self.0.options);
+        let expired = table.expire(&self.options);
         drop(table);
         drop((replaced, expired));
+    }
+
+    fn was_late(&self) {
+        self.late.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -318,11 +479,21 @@ mod tests {
     use crate::run::RunState;
     use crate::sink::Sink;
     use crate::subscription::{Overflow, Read, Start};
+    use serde_json::json;
     use std::io;
     use std::sync::mpsc;
 
+    const LONG: Duration = Duration::from_secs(30);
+
     fn open(runs: &Runs, id: i64) -> Arc<Run> {
-        runs.open(id, None, None, Map::new()).unwrap()
+        runs.open(id, Opening::default()).unwrap()
+    }
+
+    fn below(parent: &RunId) -> Opening<'_> {
+        Opening {
+            parent: Some(parent),
+            ..Opening::default()
+        }
     }
 
     fn say(run: &Run) -> Result<crate::EventId, Ended> {
@@ -354,8 +525,8 @@ mod tests {
         let run = open(&runs, 1);
         say(&run).unwrap();
         assert_eq!(run.state(), RunState::Running);
-        assert!(run.complete(&Map::new()).unwrap());
-        assert!(!run.complete(&Map::new()).unwrap());
+        assert!(run.complete(&json!({})).unwrap());
+        assert!(!run.complete(&json!({})).unwrap());
         assert!(!run.fail("late", "later"));
         assert!(!run.cancel(CancelKind::User, "too late"));
         assert_eq!(say(&run), Err(Ended));
@@ -373,7 +544,7 @@ mod tests {
         let runs = Runs::default();
         let first = open(&runs, 1);
         assert_eq!(
-            runs.open(1, None, None, Map::new()).unwrap_err(),
+            runs.open(1, Opening::default()).unwrap_err(),
             OpenError::Live(1.into())
         );
         first.fail("broken", "badly");
@@ -390,9 +561,7 @@ mod tests {
     fn cancel_reaches_descendants() {
         let runs = Runs::default();
         let (parent, other) = (open(&runs, 1), open(&runs, 2));
-        let child = runs
-            .open("child", Some(parent.id()), None, Map::new())
-            .unwrap();
+        let child = runs.open("child", below(parent.id())).unwrap();
         assert!(runs.cancel(&1.into(), CancelKind::User, "enough"));
         assert!(!runs.cancel(&1.into(), CancelKind::User, "again"));
         assert!(!runs.cancel(&9.into(), CancelKind::User, "nobody"));
@@ -403,10 +572,7 @@ mod tests {
         assert_eq!(end.data["kind"], "parent");
         assert_eq!(end.data["parent_run_id"], 1);
         assert_eq!(parent.state(), RunState::Running);
-        assert!(
-            runs.open("late", Some(&"gone".into()), None, Map::new())
-                .is_err()
-        );
+        assert!(runs.open("late", below(&"gone".into())).is_err());
     }
 
     /// Leaving a scope ends the run: well, as cancelled, or, in a panic, as failed.
@@ -431,8 +597,9 @@ mod tests {
         assert_eq!(
             runs.stats(),
             RunsStats {
-                live: 0,
-                finished: 3
+                finished: 3,
+                opened: 3,
+                ..RunsStats::default()
             }
         );
     }
@@ -445,13 +612,14 @@ mod tests {
             ..Options::default()
         });
         for id in 0..5 {
-            open(&few, id).complete(&Map::new()).unwrap();
+            open(&few, id).complete(&json!({})).unwrap();
         }
         assert_eq!(
             few.stats(),
             RunsStats {
-                live: 0,
-                finished: 2
+                finished: 2,
+                opened: 5,
+                ..RunsStats::default()
             }
         );
         assert!(few.get(&2.into()).is_none() && few.get(&3.into()).is_some());
@@ -460,9 +628,9 @@ mod tests {
             grace: Duration::ZERO,
             ..Options::default()
         });
-        open(&brief, 1).complete(&Map::new()).unwrap();
+        open(&brief, 1).complete(&json!({})).unwrap();
         assert!(brief.get(&1.into()).is_none());
-        assert_eq!(brief.stats(), RunsStats::default());
+        assert_eq!(brief.stats().finished, 0);
     }
 
     /// Shutting down ends every run with its terminal event, and none is opened after it.
@@ -470,8 +638,8 @@ mod tests {
     fn shutdown_ends_all() {
         let runs = Runs::default();
         let all: Vec<_> = (0..5).map(|id| open(&runs, id)).collect();
-        all[0].complete(&Map::new()).unwrap();
-        runs.shutdown("going home");
+        all[0].complete(&json!({})).unwrap();
+        assert!(runs.shutdown("going home", LONG));
         assert!(
             all[1..]
                 .iter()
@@ -479,7 +647,7 @@ mod tests {
         );
         assert_eq!(all[0].state(), RunState::Completed);
         assert_eq!(
-            runs.open(9, None, None, Map::new()).unwrap_err(),
+            runs.open(9, Opening::default()).unwrap_err(),
             OpenError::ShutDown
         );
         assert_eq!(runs.stats().live, 0);
@@ -498,7 +666,7 @@ mod tests {
                         scope.spawn(move || {
                             let _ = say(run);
                             match number % 3 {
-                                0 => run.complete(&Map::new()).unwrap(),
+                                0 => run.complete(&json!({})).unwrap(),
                                 1 => run.fail("error", "details"),
                                 _ => run.finish_cancelled(),
                             }
@@ -539,14 +707,11 @@ mod tests {
         let outlet = Outlet::start("words", Words(sender), 100).unwrap();
         let runs = Runs::with_sinks(Options::default(), vec![outlet]);
         let run = open(&runs, 1);
-        assert!(runs.open(1, None, None, Map::new()).is_err());
-        assert!(
-            runs.open(2, Some(&"gone".into()), None, Map::new())
-                .is_err()
-        );
+        assert!(runs.open(1, Opening::default()).is_err());
+        assert!(runs.open(2, below(&"gone".into())).is_err());
         run.complete(&"text").unwrap();
-        runs.shutdown("going home");
-        assert!(runs.open(3, None, None, Map::new()).is_err());
+        assert!(runs.shutdown("going home", LONG));
+        assert!(runs.open(3, Opening::default()).is_err());
         assert_eq!(
             run.log().terminal().unwrap().event().unwrap().data["result"],
             "text"
@@ -566,13 +731,13 @@ mod tests {
             let run = open(&runs, 1);
             assert_eq!(run.generation(), generation);
             std::thread::scope(|scope| {
-                scope.spawn(|| run.complete(&Map::new()).unwrap());
+                scope.spawn(|| run.complete(&json!({})).unwrap());
                 assert!(run.wait(Some(Duration::from_secs(30))));
             });
         }
         let run = open(&runs, 1);
         std::thread::scope(|scope| {
-            scope.spawn(|| run.complete(&Map::new()).unwrap());
+            scope.spawn(|| run.complete(&json!({})).unwrap());
             assert!(run.wait(Some(Duration::from_secs(30))));
             drop(open(&runs, 1));
         });

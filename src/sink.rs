@@ -2,13 +2,14 @@
 
 use crate::frame::Frame;
 use crate::sync::{AtomicU64, Ordering};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use std::fmt;
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// At most so many events are handed to a sink at once.
 const BATCH: usize = 256;
@@ -48,13 +49,31 @@ struct Counts {
     errors: AtomicU64,
 }
 
+/// Where a log puts its events for one sink. It keeps neither the sink nor its thread: a log may outlive both.
+#[derive(Clone)]
+pub(crate) struct Feed {
+    channel: Sender<Arc<Frame>>,
+    counts: Arc<Counts>,
+}
+
+impl Feed {
+    /// Hands over an event, if there is room for it; else it is counted as dropped. Never blocks.
+    pub(crate) fn offer(&self, frame: &Arc<Frame>) {
+        if self.channel.try_send(Arc::clone(frame)).is_err() {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A running sink: its thread, and the channel to it. Dropping it waits until all that was offered is written.
 pub struct Outlet {
     name: String,
-    /// None once closed.
-    channel: Option<Sender<Arc<Frame>>>,
+    feed: Feed,
+    /// Nothing is ever sent: dropping it asks the thread to end.
+    running: Option<Sender<()>>,
+    /// Nothing is ever sent: it is closed when the thread is done.
+    done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
-    counts: Arc<Counts>,
 }
 
 impl fmt::Debug for Outlet {
@@ -73,19 +92,25 @@ impl Outlet {
     ///
     /// What the system has against another thread.
     pub fn start(name: &str, sink: impl Sink, capacity: usize) -> io::Result<Self> {
-        let (sender, receiver) = bounded(capacity);
+        let (channel, frames) = bounded(capacity);
+        let (running, stop) = bounded(0);
+        let (working, done) = bounded(0);
         let counts = Arc::new(Counts::default());
         let thread = {
             let counts = Arc::clone(&counts);
             std::thread::Builder::new()
                 .name(format!("llm-callback {name}"))
-                .spawn(move || drain(&receiver, sink, &counts))?
+                .spawn(move || {
+                    drain(&frames, &stop, sink, &counts);
+                    drop(working);
+                })?
         };
         Ok(Self {
             name: name.to_owned(),
-            channel: Some(sender),
+            feed: Feed { channel, counts },
+            running: Some(running),
+            done,
             thread: Some(thread),
-            counts,
         })
     }
 
@@ -96,20 +121,16 @@ impl Outlet {
 
     /// Hands over an event, if there is room for it; else it is counted as dropped. Never blocks.
     pub fn offer(&self, frame: &Arc<Frame>) {
-        let Some(channel) = &self.channel else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            channel.try_send(Arc::clone(frame))
-        {
-            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.feed.offer(frame);
     }
 
     /// What it has done so far. Counts order nothing, so that they are relaxed.
     pub fn stats(&self) -> SinkStats {
+        let counts = &self.feed.counts;
         SinkStats {
-            written: self.counts.written.load(Ordering::Relaxed),
-            dropped: self.counts.dropped.load(Ordering::Relaxed),
-            errors: self.counts.errors.load(Ordering::Relaxed),
+            written: counts.written.load(Ordering::Relaxed),
+            dropped: counts.dropped.load(Ordering::Relaxed),
+            errors: counts.errors.load(Ordering::Relaxed),
         }
     }
 
@@ -119,12 +140,30 @@ impl Outlet {
         self.stats()
     }
 
+    pub(crate) fn feed(&self) -> Feed {
+        self.feed.clone()
+    }
+
+    /// Asks the sink to end once it has written what it was offered, and says what it ends by. Does not block.
+    pub(crate) fn stop(&mut self) -> Stopping {
+        self.running = None;
+        Stopping(self.done.clone())
+    }
+
+    /// Nobody waits for the sink any more, also not when this is dropped.
+    pub(crate) fn detach(&mut self) {
+        self.thread = None;
+    }
+
     fn join(&mut self) {
-        self.channel = None;
+        self.running = None;
+        // A sink that holds the last handle of its own outlet must not wait for itself.
+        let this = std::thread::current().id();
         if let Some(thread) = self.thread.take()
+            && thread.thread().id() != this
             && thread.join().is_err()
         {
-            self.counts.errors.fetch_add(1, Ordering::Relaxed);
+            self.feed.counts.errors.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -135,23 +174,42 @@ impl Drop for Outlet {
     }
 }
 
-fn drain(channel: &Receiver<Arc<Frame>>, mut sink: impl Sink, counts: &Counts) {
+/// The end of a sink that was asked to end.
+pub(crate) struct Stopping(Receiver<()>);
+
+impl Stopping {
+    /// Waits for it, at most until `end`; whether it is there.
+    pub(crate) fn wait_until(&self, end: Option<Instant>) -> bool {
+        match end {
+            Some(end) => self.0.recv_deadline(end) == Err(RecvTimeoutError::Disconnected),
+            None => self.0.recv().is_err(),
+        }
+    }
+}
+
+/// Writes until `stop` is closed, and then what is still there.
+fn drain(frames: &Receiver<Arc<Frame>>, stop: &Receiver<()>, mut sink: impl Sink, counts: &Counts) {
     let count_error = |done: io::Result<()>| {
         if done.is_err() {
             counts.errors.fetch_add(1, Ordering::Relaxed);
         }
     };
-    while let Ok(first) = channel.recv() {
-        let mut frames = vec![first];
-        frames.extend(channel.try_iter().take(BATCH - 1));
-        let written = sink.write(&frames);
+    loop {
+        let first = select! {
+            recv(frames) -> frame => frame.ok(),
+            recv(stop) -> _ => frames.try_recv().ok(),
+        };
+        let Some(first) = first else { break };
+        let mut batch = vec![first];
+        batch.extend(frames.try_iter().take(BATCH - 1));
+        let written = sink.write(&batch);
         if written.is_ok() {
             counts
                 .written
-                .fetch_add(frames.len() as u64, Ordering::Relaxed);
+                .fetch_add(batch.len() as u64, Ordering::Relaxed);
         }
         count_error(written);
-        if frames.iter().any(|frame| frame.is_lifecycle()) {
+        if batch.iter().any(|frame| frame.is_lifecycle()) {
             count_error(sink.flush());
         }
     }

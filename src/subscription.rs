@@ -1,8 +1,9 @@
 //! A cursor over one run's log: replay, then live, at the reader's own pace.
 
 use crate::event::EventId;
-use crate::event_log::{Awaited, EventLog, State, Wake};
+use crate::event_log::{Awaited, EventLog, State, Wake, call};
 use crate::frame::{Frame, coalesce};
+use crate::sync::{AtomicBool, Ordering};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,14 +69,13 @@ pub enum Read {
 
 /// A reader's place in a run's log. For one thread at a time; dropping it leaves nothing behind.
 pub struct Subscription {
-    log: Arc<EventLog>,
-    id: u64,
+    place: Closer,
     /// The sequence number to read next.
     next: u64,
     overflow: Overflow,
     /// A start that the log does not hold, and which the reader has not been told about.
     missed: Option<Missed>,
-    closed: bool,
+    lost: u64,
 }
 
 impl fmt::Debug for Subscription {
@@ -83,7 +83,59 @@ impl fmt::Debug for Subscription {
         f.debug_struct("Subscription")
             .field("next", &self.next)
             .field("overflow", &self.overflow)
-            .field("closed", &self.closed)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends one [`Subscription`] from any thread, also while another reads from it. It keeps the log, not the subscription.
+#[derive(Clone)]
+pub struct Closer(Arc<Place>);
+
+struct Place {
+    log: Arc<EventLog>,
+    /// What the log knows the subscription by.
+    id: u64,
+    /// Set under the log's lock, and read under it by whoever acts on it; without it, only to be told.
+    closed: AtomicBool,
+}
+
+impl Closer {
+    /// Ends the subscription: a read that waits returns [`Read::Ended`] at once, as do all reads after it, and producers
+    /// no longer wait for it. The [`Wake`] of an asynchronous reader is called, so that it comes and finds the end.
+    ///
+    /// Blocks for one operation on the log at most. Closing again does nothing.
+    pub fn close(&self) {
+        if let Some(wake) = self.take_away() {
+            call(wake);
+        }
+    }
+
+    /// Whether the subscription was closed, or dropped, or has lagged.
+    pub fn is_closed(&self) -> bool {
+        // Relaxed, no partner: it publishes nothing.
+        self.0.closed.load(Ordering::Relaxed)
+    }
+
+    /// Closes it; the wake that waited.
+    fn take_away(&self) -> Option<Wake> {
+        let mut state = self.0.log.lock();
+        let was_closed = self.0.closed.swap(true, Ordering::Relaxed);
+        let id = self.0.id;
+        state.awaited.retain(|awaited| awaited.subscription != id);
+        let wake = remove_wake(&mut state, id);
+        drop(state);
+        if !was_closed {
+            self.0.log.was_closed();
+        }
+        wake
+    }
+}
+
+impl fmt::Debug for Closer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closer")
+            .field("closed", &self.is_closed())
             .finish_non_exhaustive()
     }
 }
@@ -105,12 +157,15 @@ impl EventLog {
         }
         drop(state);
         Subscription {
-            log: Arc::clone(self),
-            id,
+            place: Closer(Arc::new(Place {
+                log: Arc::clone(self),
+                id,
+                closed: AtomicBool::new(false),
+            })),
             next,
             overflow,
             missed,
-            closed: false,
+            lost: 0,
         }
     }
 }
@@ -124,10 +179,11 @@ impl Subscription {
     /// [`Lagged`] with [`Overflow::Disconnect`]; the subscription is closed then.
     pub fn read(&mut self, max: usize, timeout: Option<Duration>) -> Result<Read, Lagged> {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let log = Arc::clone(&self.log);
+        let place = self.closer();
+        let log = &place.0.log;
         let mut state = log.lock();
         loop {
-            if self.closed {
+            if place.is_closed() {
                 return Ok(Read::Ended);
             }
             let frames = self.take(&mut state, max.max(1))?;
@@ -152,35 +208,42 @@ impl Subscription {
         }
     }
 
-    /// Leaves `wake` to be called once, when there is something to read; false, and not kept, if there is already.
+    /// Leaves `wake` to be called once, when there is something to read or the subscription is closed; false, and not
+    /// kept, if that is so already.
     ///
-    /// For asynchronous readers: nothing waits. A later call replaces it; closing the subscription takes it away.
+    /// For asynchronous readers: nothing waits. A later call replaces it; dropping the subscription takes it away.
     pub fn wake_when_readable(&self, wake: Wake) -> bool {
-        let mut state = self.log.lock();
+        let mut state = self.place.0.log.lock();
         let readable =
-            self.closed || self.missed.is_some() || state.ended || self.next < state.next;
-        let replaced = remove_wake(&mut state, self.id);
+            self.is_closed() || self.missed.is_some() || state.ended || self.next < state.next;
+        let replaced = remove_wake(&mut state, self.place.0.id);
         if !readable {
-            state.wakes.push((self.id, wake));
+            state.wakes.push((self.place.0.id, wake));
         }
         drop(state);
         drop(replaced);
         !readable
     }
 
-    /// Ends the subscription: reads return at once, and producers no longer wait for it. Closing again does nothing.
-    pub fn close(&mut self) {
-        if std::mem::replace(&mut self.closed, true) {
-            return;
-        }
-        let mut state = self.log.lock();
-        state
-            .awaited
-            .retain(|awaited| awaited.subscription != self.id);
-        let wake = remove_wake(&mut state, self.id);
-        drop(state);
-        drop(wake);
-        self.log.was_read();
+    /// What ends this subscription from any thread.
+    #[must_use]
+    pub fn closer(&self) -> Closer {
+        self.place.clone()
+    }
+
+    /// Ends the subscription. See [`Closer::close`].
+    pub fn close(&self) {
+        self.place.close();
+    }
+
+    /// Whether it was closed, or has lagged.
+    pub fn is_closed(&self) -> bool {
+        self.place.is_closed()
+    }
+
+    /// How many events this subscription was told to have lost, by gaps.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// What is there for this reader, and its new place.
@@ -193,7 +256,7 @@ impl Subscription {
             frames.extend(state.pinned(self.next).cloned());
             let lost = oldest.saturating_sub(self.next + frames.len() as u64);
             if lost > 0 && requested.is_none() && self.overflow == Overflow::Disconnect {
-                self.closed = true;
+                self.place.0.closed.store(true, Ordering::Relaxed);
                 return Err(Lagged {
                     next: self.next,
                     oldest,
@@ -204,6 +267,8 @@ impl Subscription {
                 let requested =
                     requested.map_or_else(|| (self.next - 1).to_string(), |missed| missed.start);
                 frames.push(state.gap(&requested, lost));
+                self.lost += lost;
+                state.lost += lost;
             }
             self.next = self.next.max(oldest);
         }
@@ -213,7 +278,7 @@ impl Subscription {
         if let Some(awaited) = state
             .awaited
             .iter_mut()
-            .find(|awaited| awaited.subscription == self.id)
+            .find(|awaited| awaited.subscription == self.place.0.id)
         {
             awaited.next = self.next;
             awaited.given_up = false;
@@ -223,8 +288,9 @@ impl Subscription {
 }
 
 impl Drop for Subscription {
+    /// Nobody is left to read: a wake that waits is dropped, not called.
     fn drop(&mut self) {
-        self.close();
+        drop(self.place.take_away());
     }
 }
 
@@ -538,9 +604,76 @@ mod tests {
         assert!(reader.wake_when_readable(wake("closed")));
         reader.close();
         reader.close();
+        assert_eq!(wakes.try_iter().collect::<Vec<_>>(), ["closed"]);
+        assert!(!reader.wake_when_readable(wake("not needed")));
         end(&log);
         assert_eq!(wakes.try_iter().count(), 0);
         assert!(log.lock().wakes.is_empty());
+    }
+
+    /// Closed from another thread, a read that waits has its end, and a producer that waits for it goes on.
+    #[test]
+    fn a_closer_ends_a_waiting_read() {
+        let log = log(FEW);
+        let mut reader = log.subscribe(&Start::Live, Overflow::Block(Duration::from_secs(60)));
+        let closer = reader.closer();
+        for _ in 0..4 {
+            text(&log, "x");
+        }
+        let producer = {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || text(&log, "waits").sequence)
+        };
+        closer.close();
+        closer.clone().close();
+        assert!(reader.is_closed() && closer.is_closed());
+        assert_eq!(producer.join().unwrap(), 5);
+        assert!(matches!(reader.read(1, None), Ok(Read::Ended)));
+
+        let mut idle = log.subscribe(&Start::Live, Overflow::Gap);
+        let closer = idle.closer();
+        let waiting = std::thread::spawn(move || idle.read(1, Some(Duration::from_secs(60))));
+        while log.lock().waiting() == 0 {
+            std::thread::yield_now();
+        }
+        closer.close();
+        assert!(matches!(waiting.join().unwrap(), Ok(Read::Ended)));
+    }
+
+    /// Who must not wait is told so, and nothing has happened: of a lock that is taken, of a reader that is waited for.
+    #[test]
+    fn trying_never_waits() {
+        let log = log(FEW);
+        let body = Body::from_json(Word::LLM_STREAM, b"null", b"{}");
+        let held = log.lock();
+        assert_eq!(log.try_append(&body), None);
+        drop(held);
+        let mut reader = log.subscribe(&Start::Live, Overflow::Block(Duration::from_secs(60)));
+        for sequence in 1..=4 {
+            let id = log.try_append(&body).unwrap().unwrap();
+            assert_eq!(id.sequence, sequence);
+        }
+        assert_eq!(log.try_append(&body), None);
+        assert_eq!(sequences(reader.read(1, AT_ONCE)), [1]);
+        assert_eq!(log.try_append(&body).unwrap().unwrap().sequence, 5);
+        // A terminal event takes nothing from anybody.
+        assert_eq!(log.try_append(&body), None);
+        let end = Body::from_json(Word::COMPLETED, b"null", b"{}");
+        assert_eq!(log.try_append(&end).unwrap().unwrap().sequence, 6);
+        assert_eq!(log.try_append(&body), Some(Err(crate::Ended)));
+    }
+
+    /// What a reader lost is counted, for it and for the log.
+    #[test]
+    fn losses_are_counted() {
+        let log = log(FEW);
+        let mut reader = log.subscribe(&Start::Live, Overflow::Gap);
+        for _ in 0..6 {
+            text(&log, "x");
+        }
+        assert_eq!((reader.lost(), log.lost()), (0, 0));
+        assert!(reader.read(10, AT_ONCE).is_ok());
+        assert_eq!((reader.lost(), log.lost()), (2, 2));
     }
 
     /// An event that is larger than the log's bound in bytes is held, alone.

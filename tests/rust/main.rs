@@ -8,6 +8,7 @@ mod cancel;
 mod event;
 mod event_log;
 mod properties;
+mod runs;
 #[cfg(not(miri))]
 mod sse;
 mod threads;

@@ -1,0 +1,384 @@
+//! Runs, from their opening to their one end.
+
+#![expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
+
+use llm_callback::{
+    Body, CancelKind, Ended, Frame, OpenError, Opening, Options, Outlet, Overflow, Read, Run,
+    RunId, RunState, Runs, Sink, Start, Word,
+};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(60);
+const PENDING: Opening<'_> = Opening {
+    parent: None,
+    deadline: None,
+    data: None,
+    pending: true,
+};
+
+fn open(runs: &Runs, id: i64) -> Arc<Run> {
+    runs.open(id, Opening::default()).unwrap()
+}
+
+fn token() -> Body {
+    Body::from_json(Word::LLM_STREAM, b"null", br#"{"content":"x"}"#)
+}
+
+fn raw(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
+}
+
+fn frames(run: &Run) -> Vec<Arc<Frame>> {
+    let mut reader = run.subscribe(&Start::Beginning, Overflow::Gap);
+    match reader.read(usize::MAX, Some(Duration::ZERO)).unwrap() {
+        Read::Events(frames) => frames,
+        Read::TimedOut | Read::Ended => Vec::new(),
+    }
+}
+
+fn words(run: &Run) -> Vec<String> {
+    let words = frames(run)
+        .into_iter()
+        .map(|frame| frame.word().to_string());
+    words.collect()
+}
+
+/// The data of the first event, and of the last.
+fn data(run: &Run) -> (Value, Value) {
+    let frames = frames(run);
+    let data = |frame: &Frame| frame.event().unwrap().data;
+    (data(&frames[0]), data(&frames[frames.len() - 1]))
+}
+
+/// A result, and what a run starts with, come through as they are spelt, lone surrogates and all.
+#[test]
+fn json_comes_through() {
+    let runs = Runs::default();
+    let spelt = raw(r#"{"text":"\ud800","parent_run_id":7,"n":1.50}"#);
+    let parent = open(&runs, 1);
+    let opening = Opening {
+        parent: Some(parent.id()),
+        data: Some(&spelt),
+        ..Opening::default()
+    };
+    let run = runs.open("two", opening).unwrap();
+    let text = |frame: &Frame| String::from_utf8(frame.data().to_vec()).unwrap();
+    let expected = r#"{"text":"\ud800","n":1.50,"parent_run_id":1}"#;
+    assert_eq!(text(&frames(&run)[0]), expected);
+    assert!(run.complete(&spelt).unwrap());
+    assert_eq!(text(&frames(&run)[1]), expected);
+    assert!(parent.complete(&raw(r#""\udfff""#)).unwrap());
+    assert_eq!(text(&frames(&parent)[1]), r#"{"result":"\udfff"}"#);
+    let odd = raw("[1]");
+    let opening = Opening {
+        data: Some(&odd),
+        ..Opening::default()
+    };
+    let run = runs.open(3, opening).unwrap();
+    assert!(run.fail_with("broken").unwrap());
+    assert_eq!(
+        data(&run),
+        (json!({"data": [1]}), json!({"error": "broken"}))
+    );
+    // What is no JSON leaves the run as it was.
+    let run = open(&runs, 4);
+    let unfit = std::collections::HashMap::from([((1, 2), 3)]);
+    assert!(run.complete(&unfit).is_err() && run.fail_with(&unfit).is_err());
+    assert_eq!(run.state(), RunState::Running);
+}
+
+/// A run that was asked to stop ends as cancelled, whatever ends it, and what came out of it is not lost.
+#[test]
+fn asked_to_stop_is_cancelled() {
+    type End = fn(&Arc<Run>, &Value);
+    let runs = Runs::default();
+    let result = json!({"kind": "of its own", "text": "half"});
+    let ends: [(End, Value); 5] = [
+        (
+            |run, result| assert!(run.complete(result).unwrap()),
+            json!({"text": "half", "kind": "user", "reason": "enough"}),
+        ),
+        (
+            |run, result| assert!(run.fail_with(result).unwrap()),
+            json!({"text": "half", "kind": "user", "reason": "enough"}),
+        ),
+        (
+            |run, _| assert!(run.fail("Interrupted", "by it")),
+            json!({"kind": "user", "reason": "enough"}),
+        ),
+        (
+            |run, _| assert!(run.finish_cancelled()),
+            json!({"kind": "user", "reason": "enough"}),
+        ),
+        (
+            |run, _| drop(run.scope()),
+            json!({"kind": "user", "reason": "enough"}),
+        ),
+    ];
+    for (id, (end, expected)) in (0..).zip(ends) {
+        let run = open(&runs, id);
+        assert!(run.cancel(CancelKind::User, "enough"));
+        end(&run, &result);
+        assert_eq!(run.state(), RunState::Cancelled);
+        assert_eq!(data(&run).1, expected);
+        assert!(!run.finish_cancelled());
+        let times = run.times();
+        assert!(times.requested.unwrap() <= times.finished.unwrap());
+    }
+}
+
+/// A terminal word that is emitted ends its run, which is out of the live ones.
+#[test]
+fn an_emitted_end_is_an_end() {
+    let runs = Runs::default();
+    let run = open(&runs, 1);
+    let end = Body::from_json(Word::COMPLETED, b"null", b"{}");
+    assert_eq!(run.try_emit(&end), None);
+    run.emit(&end).unwrap();
+    assert_eq!(run.state(), RunState::Completed);
+    assert!(!runs.has_live());
+    drop(open(&runs, 1));
+}
+
+/// A run whose parent was cancelled is not opened, and says nothing; its id is free.
+#[test]
+fn no_run_below_a_cancelled_one() {
+    let runs = Runs::default();
+    let parent = open(&runs, 1);
+    let opening = Opening {
+        parent: Some(parent.id()),
+        ..Opening::default()
+    };
+    runs.cancel(parent.id(), CancelKind::Disconnect, "gone");
+    let Err(OpenError::ParentCancelled(id, why)) = runs.open(2, opening) else {
+        panic!("opened")
+    };
+    assert_eq!((&id, why.kind), (parent.id(), CancelKind::Disconnect));
+    assert!(runs.get(&2.into()).is_none());
+    drop(open(&runs, 2));
+}
+
+/// A pending run starts once, when it is told to or says its first word.
+#[test]
+fn pending_runs_start() {
+    let runs = Runs::default();
+    let spelt = raw(r#"{"task":"t"}"#);
+    let opening = Opening {
+        data: Some(&spelt),
+        ..PENDING
+    };
+    let run = runs.open(1, opening).unwrap();
+    assert_eq!(run.state(), RunState::Pending);
+    assert!(runs.has_live() && run.log().is_empty());
+    assert!(run.start() && run.start());
+    assert_eq!(run.state(), RunState::Running);
+    assert_eq!(data(&run).0, json!({"task": "t"}));
+    assert_eq!(words(&run), ["lifecycle.started"]);
+
+    let run = runs.open(2, PENDING).unwrap();
+    assert_eq!(run.try_emit(&token()), None);
+    run.emit(&token()).unwrap();
+    assert_eq!(words(&run), ["lifecycle.started", "llm.stream"]);
+    assert!(run.try_emit(&token()).unwrap().is_ok());
+    run.cancel(CancelKind::User, "");
+    assert_eq!(run.state(), RunState::Running);
+
+    let run = runs.open(3, PENDING).unwrap();
+    assert!(run.fail("early", "before it started"));
+    assert_eq!(words(&run), ["lifecycle.started", "lifecycle.failed"]);
+    assert!(!run.start());
+}
+
+/// A pending run that is asked to stop, by whomever, has that as its only event, and never starts.
+#[test]
+fn cancelled_pending_runs_never_start() {
+    let runs = Runs::default();
+    let parent = open(&runs, 0);
+    let soon = Opening {
+        deadline: Some(Instant::now() + Duration::from_millis(5)),
+        ..PENDING
+    };
+    let past = Opening {
+        deadline: Some(Instant::now()),
+        ..Opening::default()
+    };
+    let child = Opening {
+        parent: Some(parent.id()),
+        ..PENDING
+    };
+    let all = [
+        (runs.open(1, PENDING).unwrap(), "user"),
+        (runs.open(2, PENDING).unwrap(), "disconnect"),
+        (runs.open(3, child).unwrap(), "parent"),
+        (runs.open(4, soon).unwrap(), "deadline"),
+        (runs.open(5, past).unwrap(), "deadline"),
+        (runs.open(6, PENDING).unwrap(), "user"),
+    ];
+    assert!(all[0].0.cancel(CancelKind::User, ""));
+    assert!(runs.cancel(&2.into(), CancelKind::Disconnect, ""));
+    assert!(runs.cancel(parent.id(), CancelKind::User, ""));
+    assert!(all[5].0.finish_cancelled());
+    for (run, kind) in &all {
+        assert!(run.wait(Some(LONG)));
+        assert_eq!(run.state(), RunState::Cancelled);
+        assert!(!run.start() && run.emit(&token()) == Err(Ended));
+        assert_eq!(words(run), ["lifecycle.cancelled"]);
+        assert_eq!(data(run).1["kind"], *kind);
+    }
+    assert_eq!(runs.active().len(), 1);
+}
+
+/// What comes after the end of a run is counted, also from handles of an older generation.
+#[test]
+fn late_events_are_counted() {
+    let runs = Runs::default();
+    let first = open(&runs, 1);
+    assert!(first.complete(&json!({})).unwrap());
+    let second = open(&runs, 1);
+    assert_eq!(first.emit(&token()), Err(Ended));
+    assert_eq!(first.try_emit(&token()), Some(Err(Ended)));
+    second.emit(&token()).unwrap();
+    assert!(!first.fail("an end is", "no event that is late"));
+    let stats = runs.stats();
+    assert_eq!((stats.late, stats.opened, stats.live), (2, 2, 1));
+}
+
+/// A live run is found while it is live, also by a thread that must not wait.
+#[test]
+fn live_runs_are_found() {
+    let runs = Runs::default();
+    assert!(!runs.has_live() && runs.live(&1.into()).is_none());
+    let run = open(&runs, 1);
+    assert!(runs.has_live());
+    assert!(Arc::ptr_eq(&runs.live(&1.into()).unwrap(), &run));
+    assert!(runs.try_live(&1.into()).unwrap().is_some());
+    assert!(run.complete("done").unwrap());
+    assert!(!runs.has_live() && runs.live(&1.into()).is_none());
+    assert!(runs.try_live(&1.into()).unwrap().is_none());
+    assert!(runs.get(&1.into()).is_some());
+}
+
+/// Passes on what it gets, once it is let.
+struct Gate(mpsc::Receiver<()>, mpsc::Sender<(RunId, Word)>);
+
+impl Sink for Gate {
+    fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
+        // Open as soon as the other end is gone.
+        let _ = self.0.recv();
+        for frame in frames {
+            let event = frame.event()?;
+            let sent = self.1.send((event.run_id, event.event));
+            sent.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn gate(name: &str) -> (Outlet, mpsc::Sender<()>, mpsc::Receiver<(RunId, Word)>) {
+    let (open, gate) = mpsc::channel();
+    let (sender, seen) = mpsc::channel();
+    let outlet = Outlet::start(name, Gate(gate, sender), 100).unwrap();
+    (outlet, open, seen)
+}
+
+/// A sink gets the events of the runs that are opened while it is there, whole, and nothing after it was taken away.
+#[test]
+fn sinks_come_and_go() {
+    let runs = Runs::default();
+    let before = open(&runs, 1);
+    let (outlet, open_gate, seen) = gate("gate");
+    drop(open_gate);
+    runs.add_sink(outlet);
+    let during = open(&runs, 2);
+    for run in [&before, &during] {
+        run.emit(&token()).unwrap();
+    }
+    assert!(during.complete(&json!({})).unwrap());
+    let late = open(&runs, 3);
+    assert!(runs.remove_sink("another").is_none());
+    let stats = runs.remove_sink("gate").unwrap();
+    assert_eq!((stats.written, stats.dropped), (4, 0));
+    assert!(runs.remove_sink("gate").is_none() && runs.sinks().is_empty());
+    late.emit(&token()).unwrap();
+    drop(open(&runs, 4));
+    let expected = [
+        (2, Word::STARTED),
+        (2, Word::LLM_STREAM),
+        (2, Word::COMPLETED),
+        (3, Word::STARTED),
+    ];
+    let seen: Vec<_> = seen.iter().collect();
+    assert_eq!(seen, expected.map(|(id, word)| (RunId::Int(id), word)));
+}
+
+/// A log that outlives its table keeps no sink: dropping the table waits for the sinks, and the log for nobody.
+#[test]
+fn logs_outlive_sinks() {
+    let (outlet, open_gate, seen) = gate("gate");
+    drop(open_gate);
+    let runs = Runs::with_sinks(Options::default(), vec![outlet]);
+    let run = open(&runs, 1);
+    let log = Arc::clone(run.log());
+    drop((run, runs));
+    assert_eq!(log.terminal().unwrap().word(), Word::FAILED);
+    assert_eq!(seen.iter().count(), 2);
+}
+
+/// Shutting down ends all runs before any callback runs, each in its own name, and waits for sinks so long and no longer.
+#[test]
+fn shutdown_ends_and_drains() {
+    let runs = Runs::default();
+    let (outlet, open_gate, seen) = gate("slow");
+    runs.add_sink(outlet);
+    let parent = open(&runs, 1);
+    let opening = Opening {
+        parent: Some(parent.id()),
+        ..PENDING
+    };
+    let all = [
+        parent.clone(),
+        open(&runs, 2),
+        runs.open(3, opening).unwrap(),
+    ];
+    let called = Arc::new(AtomicUsize::new(0));
+    for run in &all {
+        let (all, called) = (all.clone(), Arc::clone(&called));
+        run.token().on_cancel(move |why| {
+            assert_eq!(why.kind, CancelKind::Shutdown);
+            assert!(all.iter().all(|run| run.state() == RunState::Cancelled));
+            called.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    assert!(!runs.shutdown("going home", Duration::from_millis(1)));
+    assert_eq!(called.load(Ordering::Relaxed), 3);
+    assert_eq!(
+        runs.open(4, Opening::default()).unwrap_err(),
+        OpenError::ShutDown
+    );
+    assert_eq!(words(&all[2]), ["lifecycle.cancelled"]);
+    drop(open_gate);
+    assert!(runs.shutdown("again", LONG) && runs.shutdown("again", Duration::ZERO));
+    assert_eq!(seen.iter().count(), 5);
+    assert_eq!(runs.sinks()[0].1.written, 5);
+}
+
+/// A panic in one callback, or one that holds up the thread, leaves no run without its end.
+#[test]
+fn shutdown_survives_callbacks() {
+    let runs = Runs::default();
+    let all: Vec<_> = (0..3).map(|id| open(&runs, id)).collect();
+    for run in &all {
+        run.token().on_cancel(|_| panic!("on purpose"));
+    }
+    assert!(runs.shutdown("going home", LONG));
+    assert!(all.iter().all(|run| run.state() == RunState::Cancelled));
+}
