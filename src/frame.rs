@@ -66,7 +66,8 @@ impl Body {
         self.bytes.len()
     }
 
-    fn encode<E>(
+    /// As `new`, for a caller that writes the JSON of both by itself.
+    pub(crate) fn encode<E>(
         word: Word,
         expected: usize,
         encode_source: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,

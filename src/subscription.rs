@@ -225,6 +225,18 @@ impl Subscription {
         !readable
     }
 
+    /// Takes back what [`wake_when_readable`](Self::wake_when_readable) has left, if it was not called: it is dropped.
+    pub fn forget_wake(&self) {
+        let wake = remove_wake(&mut self.place.0.log.lock(), self.place.0.id);
+        drop(wake);
+    }
+
+    /// Whether every read from now on returns [`Read::Ended`].
+    pub fn is_ended(&self) -> bool {
+        let state = self.place.0.log.lock();
+        self.is_closed() || (state.ended && self.missed.is_none() && self.next >= state.next)
+    }
+
     /// What ends this subscription from any thread.
     #[must_use]
     pub fn closer(&self) -> Closer {

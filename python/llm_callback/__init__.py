@@ -1,7 +1,13 @@
 """Many LLM-agent runs in one process: every event, and every cancel, reaches its own run and no other."""
 
 from llm_callback._core import (
+    CancelRegistration,
     LLMCallbackHandler,
+    Run,
+    SseStream,
+    Subscription,
+    active_runs,
+    cancel_run,
     check_cancellation,
     clear_current_run_id,
     configure,
@@ -11,6 +17,9 @@ from llm_callback._core import (
     get_event_callback,
     get_global_cancellation_checker,
     get_global_event_callback,
+    get_run,
+    log_to_file,
+    open_run,
     register_cancellation_checker,
     register_event_callback,
     set_current_run_id,
@@ -24,18 +33,27 @@ from llm_callback._views import (
     _current_run_id as _current_run_id,
 )
 from llm_callback.caller import CallerContext
+from llm_callback.cancel import CancelToken
 from llm_callback.context import bind
 from llm_callback.enums import AgentType, EventAction, EventCategory
-from llm_callback.exceptions import RunCancelled
+from llm_callback.exceptions import RunCancelled, SubscriberLagged
 
 __all__ = [
     "AgentType",
     "CallerContext",
+    "CancelRegistration",
+    "CancelToken",
     "EventAction",
     "EventCategory",
     "LLMCallbackHandler",
+    "Run",
     "RunCancelled",
+    "SseStream",
+    "SubscriberLagged",
+    "Subscription",
+    "active_runs",
     "bind",
+    "cancel_run",
     "check_cancellation",
     "clear_current_run_id",
     "configure",
@@ -45,6 +63,9 @@ __all__ = [
     "get_event_callback",
     "get_global_cancellation_checker",
     "get_global_event_callback",
+    "get_run",
+    "log_to_file",
+    "open_run",
     "register_cancellation_checker",
     "register_event_callback",
     "set_current_run_id",

@@ -13,7 +13,7 @@ from llm_callback._core import get_current_run_id, set_current_run_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from typing import Any, TypeVar
 
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -33,10 +33,14 @@ def bind(function: _F) -> _F:
 
     Raises TypeError for a generator function: its body runs later, in its consumer's context.
     """
+    return _bind_to(function, get_current_run_id())
+
+
+def _bind_to(function: _F, run_id: Hashable) -> _F:
+    """Do what ``bind`` does, and ``Run.bind``, for a run that is given."""
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         msg = f"bind() cannot carry a run into the generator function {function!r}: bind what consumes it"
         raise TypeError(msg)
-    run_id = get_current_run_id()
 
     if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
 

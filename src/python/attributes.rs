@@ -8,6 +8,7 @@ use super::attached::AttachedMutex;
 use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
 use super::names::names;
+use super::run_handler::PyRunHandler;
 use pyo3::exceptions::{PyAttributeError, PyKeyError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -283,7 +284,8 @@ impl Attributes {
 
 /// Whether the object is of the class itself, not of a subclass.
 pub(super) fn is_plain(handler: &Bound<'_, PyHandler>) -> bool {
-    handler.get_type().is(handler.py().get_type::<PyHandler>())
+    let (class, py) = (handler.get_type(), handler.py());
+    class.is(py.get_type::<PyHandler>()) || class.is(py.get_type::<PyRunHandler>())
 }
 
 /// Whether the object has no dict that `CPython` knows of.
@@ -363,7 +365,7 @@ impl PyHandler {
         Err(missing(slf, name))
     }
 
-    fn __setattr__(
+    pub(super) fn __setattr__(
         slf: &Bound<'_, Self>,
         name: &Bound<'_, PyString>,
         value: &Bound<'_, PyAny>,
@@ -379,7 +381,7 @@ impl PyHandler {
         }
     }
 
-    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+    pub(super) fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
         match generic_set(slf, name, None) {
             // As in `__setattr__`.
             Err(error)

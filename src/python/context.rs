@@ -268,7 +268,7 @@ fn set_for_current(py: Python<'_>, entry: Entry, value: Borrowed<'_, '_, PyAny>)
 
 fn get_for_current(py: Python<'_>, entry: Entry) -> PyResult<Option<Bound<'_, PyAny>>> {
     sleep_if_ended(|| match current(py)? {
-        Some(run_id) => entry.get(py, &RunKey::new(&run_id)?),
+        Some(run_id) => entry.find(py, &RunKey::new(&run_id)?),
         None => Ok(None),
     })
 }

@@ -11,6 +11,8 @@ use super::registry::{self, Entry};
 use super::route::{self, Target};
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
+use super::{run, run_callback, runs};
+use crate::{Run, RunId};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyList, PyString, PyType, string::PyStringData};
@@ -91,7 +93,7 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     builtins(py).map(drop)
 }
 
-fn run_cancelled(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+pub(super) fn run_cancelled(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     CLASS.import(py, "llm_callback.exceptions", "RunCancelled")
 }
@@ -108,19 +110,50 @@ fn iadd(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     FUNCTION.import(py, "operator", "iadd")
 }
 
-/// Asks the run's checker, if it has one, and raises `RunCancelled` if it says so.
+/// Asks the open run's token and the run's checker, as far as there are any, and raises `RunCancelled` if one says so.
 pub(super) fn raise_if_cancelled<'py>(
     run_id: &Bound<'py, PyAny>,
     key: &RunKey<'py>,
 ) -> PyResult<()> {
-    if says_so(Entry::Checker.get(run_id.py(), key)?)? {
+    let py = run_id.py();
+    if let Some(open) = runs::live(py, key)? {
+        run::raise_if_cancelled(py, &open)?;
+    }
+    if says_so(Entry::Checker.get(py, key)?)? {
         return Err(cancelled(run_id));
     }
     Ok(())
 }
 
+/// Asks the checker that is registered for an open run, if there is one, and raises `RunCancelled` if it says so.
+pub(super) fn raise_if_checker_says_so(py: Python<'_>, run: &Run) -> PyResult<()> {
+    if says_so(Entry::Checker.of(py, run.id()))? {
+        return Err(cancelled(&runs::id_to_python(py, run.id())?));
+    }
+    Ok(())
+}
+
+/// Whether the open run of `key`, or its checker, says that it is cancelled.
+fn is_cancelled(py: Python<'_>, key: &RunKey<'_>) -> PyResult<bool> {
+    let by_token = runs::live(py, key)?.is_some_and(|open| open.token().is_cancelled());
+    Ok(by_token || says_so(Entry::Checker.get(py, key)?)?)
+}
+
+/// Hands an event that a run's log has to the callback that is registered for that run, if there is one.
+#[inline]
+pub(super) fn tell_registered<'py>(
+    py: Python<'py>,
+    run_id: &RunId,
+    event: impl FnOnce() -> PyResult<Bound<'py, PyDict>>,
+) -> PyResult<()> {
+    match truthy(Entry::Callback.of(py, run_id))? {
+        Some(callback) => deliver(&callback, &event()?),
+        None => Ok(()),
+    }
+}
+
 /// Whether the checker, if there is one, says that its run is cancelled.
-fn says_so(checker: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
+pub(super) fn says_so(checker: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
     match truthy(checker)? {
         Some(checker) => checker.call0()?.is_truthy(),
         None => Ok(false),
@@ -135,20 +168,28 @@ fn cancelled(run_id: &Bound<'_, PyAny>) -> PyErr {
         .map_or_else(|error| error, PyErr::from_value)
 }
 
-fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
+pub(super) fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
     match value {
         Some(value) if value.is_truthy()? => Ok(Some(value)),
         _ => Ok(None),
     }
 }
 
-struct Call<'a, 'py> {
+pub(super) struct Call<'a, 'py> {
     handler: &'a Bound<'py, PyHandler>,
     /// Whether the handler is of the class itself: a subclass may define an attribute or `_emit_event` anew.
     plain: bool,
 }
 
-impl<'py> Call<'_, 'py> {
+impl<'a, 'py> Call<'a, 'py> {
+    /// A call of a handler whose attributes are its own.
+    pub(super) fn plain(handler: &'a Bound<'py, PyHandler>) -> Self {
+        Self {
+            handler,
+            plain: true,
+        }
+    }
+
     fn choose(&self) -> PyResult<Listener<'py>> {
         let py = self.handler.py();
         let mut run_id = self.get(Attribute::RunId)?;
@@ -157,7 +198,7 @@ impl<'py> Call<'_, 'py> {
             Target::Context(current) => run_id = current,
             Target::Disagreement(current) => {
                 // One of the two is wrong, and whose cancel it is as uncertain as whose event: unless both say so.
-                if says_so(Entry::Checker.get(py, &RunKey::new(&current)?)?)? {
+                if is_cancelled(py, &RunKey::new(&current)?)? {
                     raise_if_cancelled(&run_id, &RunKey::new(&run_id)?)?;
                 }
                 return Ok(Listener::Refused);
@@ -168,6 +209,13 @@ impl<'py> Call<'_, 'py> {
         } else {
             Some(RunKey::new(&run_id)?)
         };
+        let open = match &key {
+            Some(key) => runs::live(py, key)?,
+            None => None,
+        };
+        if let Some(open) = &open {
+            run::raise_if_cancelled(py, open)?;
+        }
         let (mut registered, checker) = match &key {
             Some(key) => registry::both(py, key)?,
             None => (None, None),
@@ -179,6 +227,10 @@ impl<'py> Call<'_, 'py> {
         let explicit = self.get(Attribute::EventCallback)?;
         if !explicit.is_none() {
             return Ok(Listener::Callback(explicit));
+        }
+        if let Some(open) = open {
+            let callback = run_callback::of(py, Entry::Callback, open)?;
+            return Ok(Listener::Callback(callback));
         }
         // The checker may have registered another.
         if let Some(key) = key.filter(|_| asked) {
@@ -223,16 +275,30 @@ impl<'py> Call<'_, 'py> {
     }
 
     fn tool(&self, listener: &Listener<'py>, tool: Bound<'py, PyAny>) -> PyResult<()> {
+        let Some((name, count)) = self.new_tool(tool)? else {
+            return Ok(());
+        };
+        if let Some(callback) = listener.callback_or_drop()? {
+            self.emit(callback, Kind::ToolCall, &tool_call(name, count)?)?;
+        }
+        Ok(())
+    }
+
+    /// Counts and prints a tool call that was not seen before: its name and number.
+    pub(super) fn new_tool(
+        &self,
+        tool: Bound<'py, PyAny>,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         let py = self.handler.py();
         let name = match tool.cast_exact::<PyDict>() {
             Ok(tool) => tool.get_item(names(py).name.bind(py))?,
             Err(_) => Some(tool.call_method1(names(py).get.bind(py), (names(py).name.bind(py),))?),
         };
         let Some(name) = truthy(name)? else {
-            return Ok(());
+            return Ok(None);
         };
         if !self.get(Attribute::PreviousToolUse)?.ne(&tool)? {
-            return Ok(());
+            return Ok(None);
         }
         self.set(Attribute::PreviousToolUse, tool)?;
         self.set(
@@ -247,13 +313,7 @@ impl<'py> Call<'_, 'py> {
                 .call_method1(names(py).format.bind(py), (&count, &name))?;
             print(&line, None)?;
         }
-        if let Some(callback) = listener.callback_or_drop()? {
-            let data = PyDict::new(py);
-            data.set_item(names(py).tool_name.bind(py), name)?;
-            data.set_item(names(py).tool_count.bind(py), count)?;
-            self.emit(callback, Kind::ToolCall, &data)?;
-        }
-        Ok(())
+        Ok(Some((name, count)))
     }
 
     fn complete(&self, listener: &Listener<'py>, data: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
@@ -263,12 +323,7 @@ impl<'py> Call<'_, 'py> {
             print(names(py).newline.bind(py).as_any(), None)?;
         }
         if let Some(callback) = listener.callback_or_drop()? {
-            let data = PyDict::new(py);
-            data.set_item(
-                names(py).message.bind(py),
-                names(py).round_completed.bind(py),
-            )?;
-            self.emit(callback, Kind::Completed, &data)?;
+            self.emit(callback, Kind::Completed, &round_completed(py)?)?;
         }
         Ok(())
     }
@@ -357,10 +412,33 @@ fn increment<'py>(count: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-fn content(content: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyDict>> {
+/// The data of `llm.stream` and `llm.reasoning`.
+pub(super) fn content(content: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyDict>> {
     let py = content.py();
     let data = PyDict::new(py);
     data.set_item(names(py).content.bind(py), content)?;
+    Ok(data)
+}
+
+/// The data of `llm.tool_call`.
+pub(super) fn tool_call<'py>(
+    name: Bound<'py, PyAny>,
+    count: Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let py = name.py();
+    let data = PyDict::new(py);
+    data.set_item(names(py).tool_name.bind(py), name)?;
+    data.set_item(names(py).tool_count.bind(py), count)?;
+    Ok(data)
+}
+
+/// The data of `llm.completed`.
+pub(super) fn round_completed(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let data = PyDict::new(py);
+    data.set_item(
+        names(py).message.bind(py),
+        names(py).round_completed.bind(py),
+    )?;
     Ok(data)
 }
 
@@ -392,7 +470,7 @@ fn is_space(code_point: u32) -> bool {
 }
 
 /// Python's `print`, with everything that a host may have put in its place.
-fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
+pub(super) fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
     let py = value.py();
     let print = builtins(py)?.getattr(names(py).print.bind(py))?;
     let options = PyDict::new(py);

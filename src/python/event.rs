@@ -1,6 +1,7 @@
 //! An event as Python sees it: a fresh dict of `source`, `event` and `data`.
 
 use super::names::names;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -106,6 +107,49 @@ pub(super) fn of_members<'py>(
         &word(py, &category.getattr(value)?, &action.getattr(value)?)?,
         data,
     )
+}
+
+/// The event of any source, category and action, given as they stand in it.
+pub(super) fn of_words<'py>(
+    source: &Bound<'py, PyAny>,
+    category: &str,
+    action: &str,
+    data: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let py = source.py();
+    let text = |text| PyString::new(py, text).into_any();
+    assemble(source, &word(py, &text(category), &text(action))?, data)
+}
+
+/// Who speaks, given as a `CallerContext`, or as the dict that one makes.
+pub(super) fn source_dict<'py>(source: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = source.py();
+    let Ok(dict) = source.cast::<PyDict>() else {
+        if !source.hasattr(names(py).to_source_dict.bind(py))? {
+            return Err(PyTypeError::new_err(format!(
+                "who speaks is a CallerContext, or the dict that its to_source_dict() makes, not {}",
+                source.repr()?
+            )));
+        }
+        return self::source(source);
+    };
+    for name in [
+        &names(py).agent_id,
+        &names(py).agent_type,
+        &names(py).agent_name,
+    ] {
+        let name = name.bind(py);
+        if !dict
+            .get_item(name)?
+            .is_some_and(|value| value.is_instance_of::<PyString>())
+        {
+            return Err(PyValueError::new_err(format!(
+                "a source has agent_id, agent_type, agent_name (str) and team_name: {name} is missing, or no str, in {}",
+                dict.repr()?
+            )));
+        }
+    }
+    Ok(source.clone())
 }
 
 fn assemble<'py>(

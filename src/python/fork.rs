@@ -1,12 +1,15 @@
 //! After `fork`, the child starts with empty registries: its parent's runs are not its own.
 
-use super::registry;
+use super::{interpreter, process, registry, runs};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 #[pyfunction]
 fn forget_the_parents_runs(py: Python<'_>) -> PyResult<()> {
+    process::has_forked();
     crate::cancel::forget_after_fork();
+    runs::forget(py);
+    interpreter::find_main_thread(py)?;
     registry::forget(py)
 }
 

@@ -38,7 +38,7 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 }
 
 /// The tool count of every new handler.
-fn zero(py: Python<'_>) -> PyResult<&Py<PyAny>> {
+pub(super) fn zero(py: Python<'_>) -> PyResult<&Py<PyAny>> {
     static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     ZERO.get_or_try_init(py, || Ok(0_u8.into_pyobject(py)?.into_any().unbind()))
 }

@@ -11,17 +11,26 @@ mod attached;
 mod attributes;
 mod context;
 mod dispatch;
+mod encode;
 mod event;
 mod exit;
 mod fork;
 mod handler;
 mod interpreter;
 mod names;
+mod process;
 mod registry;
 mod route;
+mod run;
+mod run_callback;
+mod run_handler;
 mod run_key;
+mod runs;
 mod slot;
 mod stats;
+mod subscription;
+mod token;
+mod wait;
 
 use pyo3::prelude::*;
 
@@ -44,7 +53,19 @@ mod _core {
     #[pymodule_export]
     use super::route::configure;
     #[pymodule_export]
+    use super::run::PyRun;
+    #[pymodule_export]
+    use super::run_callback::{PyRunCallback, PyRunChecker};
+    #[pymodule_export]
+    use super::run_handler::PyRunHandler;
+    #[pymodule_export]
+    use super::runs::{active_runs, cancel_run, get_run, log_to_file, open_run};
+    #[pymodule_export]
     use super::stats::stats;
+    #[pymodule_export]
+    use super::subscription::{PySse, PySubscription};
+    #[pymodule_export]
+    use super::token::{PyRegistration, PyToken, set_token_class};
 
     use pyo3::prelude::*;
 
@@ -56,11 +77,15 @@ mod _core {
         // What is needed from Python is made and looked up now: at interpreter exit, imports fail; and the child of a
         // fork would wait for ever for what another thread was making.
         super::names::names(py);
+        super::interpreter::find_main_thread(py)?;
         super::context::prepare(py)?;
         super::dispatch::prepare(py)?;
         super::event::prepare(py)?;
         super::handler::prepare(py)?;
         super::registry::prepare(py);
+        super::runs::prepare(py)?;
+        super::subscription::prepare(py)?;
+        super::token::prepare(py);
         super::slot::install(py);
         super::fork::install(py)
     }

@@ -5,6 +5,7 @@ use super::exit::sleep_if_ended;
 use super::route;
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
+use super::{run_callback, runs};
 use crate::sync::LazyLock;
 use crate::{Registry, RunId};
 use pyo3::prelude::*;
@@ -33,20 +34,33 @@ impl Entry {
         dict.get_or_init(py, || PyDict::new(py).unbind()).bind(py)
     }
 
+    /// What is registered under an id of the core.
+    #[inline]
+    pub(super) fn of<'py>(self, py: Python<'py>, id: &RunId) -> Found<'py> {
+        let copy = |object: &Py<PyAny>| object.bind(py).clone();
+        match self {
+            Self::Callback => REGISTRY.with_callback(id, copy),
+            Self::Checker => REGISTRY.with_checker(id, copy),
+        }
+    }
+
     /// What is registered under `key`.
     pub(super) fn get<'py>(
         self,
         py: Python<'py>,
         key: &RunKey<'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let copy = |object: &Py<PyAny>| object.clone_ref(py);
         match key {
-            RunKey::Core(id) => Ok(match self {
-                Self::Callback => REGISTRY.with_callback(id, copy),
-                Self::Checker => REGISTRY.with_checker(id, copy),
-            }
-            .map(|object| object.into_bound(py))),
+            RunKey::Core(id) => Ok(self.of(py, id)),
             RunKey::Other(object) => self.others(py).get_item(object),
+        }
+    }
+
+    /// What stands for the open run of `key`; where there is none, what is registered.
+    pub(super) fn find<'py>(self, py: Python<'py>, key: &RunKey<'py>) -> PyResult<Found<'py>> {
+        match runs::live(py, key)? {
+            Some(open) => run_callback::of(py, self, open).map(Some),
+            None => self.get(py, key),
         }
     }
 
@@ -253,8 +267,8 @@ fn look_up<'py>(run_id: &Bound<'py, PyAny>, entry: Entry) -> PyResult<Option<Bou
         // The id that was passed must be hashable also where another one is preferred.
         let key = RunKey::new(run_id)?;
         match route::resolve(run_id)? {
-            route::Target::Given => entry.get(py, &key),
-            route::Target::Context(run_id) => entry.get(py, &RunKey::new(&run_id)?),
+            route::Target::Given => entry.find(py, &key),
+            route::Target::Context(run_id) => entry.find(py, &RunKey::new(&run_id)?),
             route::Target::Disagreement(_) => {
                 // The event that the callback is wanted for will not be emitted.
                 if let Entry::Callback = entry {

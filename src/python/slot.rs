@@ -7,6 +7,8 @@
 #![expect(unsafe_code, reason = "a type slot is a C function")]
 
 use super::handler::PyHandler;
+use super::run_handler::{self, PyRunHandler};
+use pyo3::PyTypeCheck;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -17,15 +19,51 @@ use std::ptr;
 /// Puts the slot in place, and the class's bare name, which error messages of a Python class have. At import.
 pub(super) fn install(py: Python<'_>) {
     let class = py.get_type::<PyHandler>();
-    // SAFETY: the type object is alive and, during its module's import, in nobody else's hands. A heap type does not
-    // own its `tp_name`; `__module__` was stored elsewhere when the type was made.
+    let of_runs = py.get_type::<PyRunHandler>();
+    // SAFETY: the type objects are alive and, during their module's import, in nobody else's hands. A heap type does
+    // not own its `tp_name`; `__module__` was stored elsewhere when the type was made.
     unsafe {
-        (*class.as_type_ptr()).tp_call = Some(call);
+        (*class.as_type_ptr()).tp_call = Some(call::<PyHandler>);
+        (*of_runs.as_type_ptr()).tp_call = Some(call::<PyRunHandler>);
         (*class.as_type_ptr()).tp_name = c"LLMCallbackHandler".as_ptr();
     }
 }
 
-unsafe extern "C" fn call(
+/// A class whose objects are called.
+trait Callable: PyTypeCheck + Sized {
+    fn call<'py>(
+        object: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<()>;
+}
+
+impl Callable for PyHandler {
+    fn call<'py>(
+        object: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<()> {
+        Self::__call__(object, args, kwargs)
+    }
+}
+
+impl Callable for PyRunHandler {
+    fn call<'py>(
+        object: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<()> {
+        if args.is_empty() {
+            run_handler::call(object, kwargs)
+        } else {
+            // Raises what a Python method that takes keywords only would.
+            PyHandler::__call__(object.as_super(), args, kwargs)
+        }
+    }
+}
+
+unsafe extern "C" fn call<T: Callable>(
     handler: *mut ffi::PyObject,
     args: *mut ffi::PyObject,
     kwargs: *mut ffi::PyObject,
@@ -34,13 +72,13 @@ unsafe extern "C" fn call(
         // SAFETY: CPython calls a slot with an object of the slot's type, a tuple, and a dict or null, all borrowed.
         let (handler, args, kwargs) = unsafe {
             (
-                Borrowed::from_ptr(py, handler).cast_unchecked::<PyHandler>(),
+                Borrowed::from_ptr(py, handler).cast_unchecked::<T>(),
                 Borrowed::from_ptr(py, args).cast_unchecked::<PyTuple>(),
                 Borrowed::from_ptr_or_opt(py, kwargs)
                     .map(|kwargs| kwargs.cast_unchecked::<PyDict>()),
             )
         };
-        PyHandler::__call__(&handler, &args, kwargs.as_deref())
+        T::call(&handler, &args, kwargs.as_deref())
     };
     // A panic must not cross into C. There is none that we know of.
     let guarded = |py: Python<'_>| {

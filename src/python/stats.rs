@@ -1,6 +1,6 @@
 //! The counters' Python face.
 
-use super::registry;
+use super::{registry, runs};
 use crate::Counters;
 use crate::sync::LazyLock;
 use pyo3::prelude::*;
@@ -13,8 +13,10 @@ pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default
 ///
 /// `emitted`: events handed to a callback. `dropped`: events that were not, by reason: `no_callback` (their run
 /// had none, or one that is false), `route` (see :func:`configure`). `cancelled`: how often :class:`RunCancelled`
-/// was raised. `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. A new dict each
-/// time. Thread-safe, does not block.
+/// was raised. `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. `runs`: how many are `live`,
+/// how many `finished` ones can still be read, how many were `opened`, and the events that came `late`, after the end of
+/// their run. `sinks`: for each what was `written`, `dropped` because it was too slow, and its `errors`. A new dict each
+/// time. Thread-safe.
 #[pyfunction]
 pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let counted = COUNTERS.stats();
@@ -28,5 +30,6 @@ pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     stats.set_item("cancelled", counted.cancelled)?;
     stats.set_item("callbacks", callbacks)?;
     stats.set_item("checkers", checkers)?;
+    runs::add_stats(py, &stats)?;
     Ok(stats)
 }

@@ -1,0 +1,97 @@
+"""The waits of coroutines: each is a future that the thread which has something wakes; no thread waits.
+
+Rust calls these for ``async for``, ``aread`` and ``await token``. asyncio is imported when a coroutine runs, so that who has none
+does not pay for it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import Future, TimerHandle
+    from collections.abc import Callable
+    from typing import Any
+
+    from llm_callback._core import SseStream, Subscription
+    from llm_callback.cancel import CancelToken
+
+
+async def next_event(subscription: Subscription) -> dict[str, Any]:
+    """Return the next event. Raises StopAsyncIteration after the last."""
+    while (event := subscription._next_now()) is None:  # noqa: SLF001
+        await _readable(subscription, None)
+    return event
+
+
+async def next_chunk(
+    stream: SseStream, subscription: Subscription, timeout: float | None, heartbeat: bytes
+) -> bytes:
+    """Return what SSE sends next: ``heartbeat`` if nothing comes for ``timeout`` seconds."""
+    while (chunk := stream._next_now()) is None:  # noqa: SLF001
+        if not await _readable(subscription, timeout):
+            return heartbeat
+    return chunk
+
+
+async def read(
+    subscription: Subscription, maximum: int, timeout: float | None
+) -> list[dict[str, Any]]:
+    """Return what is there; wait for the first of it ``timeout`` seconds at most."""
+    while True:
+        events = subscription.read(maximum, 0)
+        if events or subscription.ended or not await _readable(subscription, timeout):
+            return events
+
+
+async def close(stream: SseStream) -> None:
+    """Close it: nothing of that waits."""
+    stream.close()
+
+
+async def until_cancelled(token: CancelToken) -> None:
+    """Wait until ``token`` is cancelled."""
+    future, wake = _alarm()
+    registration = token.on_cancel(wake)
+    try:
+        await future
+    finally:
+        registration.stop()
+
+
+async def _readable(subscription: Subscription, timeout: float | None) -> bool:
+    """Wait until there is something to read or an end, ``timeout`` seconds at most; whether there is."""
+    future, wake = _alarm()
+    if not subscription._wake_when_readable(wake):  # noqa: SLF001
+        return True
+    late: TimerHandle | None = None
+    if timeout is not None:
+        late = future.get_loop().call_later(timeout, _settle, future, False)  # noqa: FBT003
+    try:
+        return await future
+    finally:
+        subscription._forget_wake()  # noqa: SLF001
+        if late is not None:
+            late.cancel()
+
+
+def _alarm() -> tuple[Future[bool], Callable[[], None]]:
+    """Return a future of the running loop, and what makes it true from any thread."""
+    from asyncio import get_running_loop  # noqa: PLC0415
+
+    loop = get_running_loop()
+    future: Future[bool] = loop.create_future()
+    return future, partial(_wake, future)
+
+
+def _wake(future: Future[bool]) -> None:
+    # A loop that is closed has nobody who waits.
+    with suppress(RuntimeError):
+        future.get_loop().call_soon_threadsafe(_settle, future, True)  # noqa: FBT003
+
+
+def _settle(future: Future[bool], result: bool) -> None:  # noqa: FBT001
+    if not future.done():
+        future.set_result(result)

@@ -1,0 +1,508 @@
+//! One run, as Python holds it.
+
+use super::dispatch;
+use super::encode;
+use super::event;
+use super::exit::sleep_if_ended;
+use super::process::Owned;
+use super::run_handler::PyRunHandler;
+use super::runs::{id_to_python, kind_and_reason};
+use super::stats::COUNTERS;
+use super::subscription::{self, PySubscription};
+use super::token::PyToken;
+use super::wait::{seconds, wait};
+use crate::{Action, Body, Cancelled, Category, Ended, EventId, Run, RunId, Word};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyType};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
+///
+/// Used in `with`, leaving the block ends the run: as completed, as failed after an exception, as cancelled where it was
+/// asked to stop; the exception goes on. What has ended stays as it ended, and can still be read.
+///
+/// Thread-safe, re-entrant: all methods may be called from any thread, at any time, also after the end. Two objects of
+/// one run are equal. In the child of a fork its methods raise RuntimeError.
+#[pyclass(name = "Run", module = "llm_callback", frozen, weakref)]
+pub(super) struct PyRun {
+    run: Owned<Arc<Run>>,
+    token: PyOnceLock<Py<PyToken>>,
+}
+
+impl PyRun {
+    pub(super) fn new(run: Arc<Run>) -> Self {
+        Self {
+            run: Owned::new(run),
+            token: PyOnceLock::new(),
+        }
+    }
+
+    pub(super) fn run(&self) -> PyResult<&Arc<Run>> {
+        self.run.get_or_raise("run")
+    }
+}
+
+/// Appends to the run's log, waiting, where it has to be, without the GIL.
+#[inline]
+pub(super) fn append(py: Python<'_>, run: &Run, body: &Body) -> Result<EventId, Ended> {
+    match run.try_emit(body) {
+        Some(done) => done,
+        None => py.detach(|| run.emit(body)),
+    }
+}
+
+/// `RunCancelled`, with why.
+pub(super) fn cancelled_error(py: Python<'_>, id: &RunId, cancelled: &Cancelled) -> PyErr {
+    let raised = || {
+        dispatch::run_cancelled(py)?.call1((
+            id_to_python(py, id)?,
+            cancelled.kind.as_str(),
+            &*cancelled.reason,
+        ))
+    };
+    raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Raises `RunCancelled` if the run was asked to stop.
+#[inline]
+pub(super) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {
+    if run.token().is_cancelled() {
+        return Err(tell(py, run));
+    }
+    Ok(())
+}
+
+/// Takes note that the run's code is told to stop.
+#[cold]
+fn tell(py: Python<'_>, run: &Run) -> PyErr {
+    let cancelled = py.detach(|| {
+        run.acknowledge();
+        run.token().cancelled()
+    });
+    COUNTERS.count_cancelled();
+    match cancelled {
+        Some(cancelled) => cancelled_error(py, run.id(), &cancelled),
+        None => PyValueError::new_err("a token that is cancelled has no reason"),
+    }
+}
+
+/// The word of a category and an action, each a text or a member of its enum.
+pub(super) fn word(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<Word> {
+    let text = |name: &str, value: &Bound<'_, PyAny>| match value.cast::<PyString>() {
+        Ok(text) => Ok(text.to_string_lossy().into_owned()),
+        Err(_) => Err(PyTypeError::new_err(format!(
+            "{name} must be a str, or a member of its enum, not {}",
+            value.repr()?
+        ))),
+    };
+    let (category, action) = (text("category", category)?, text("action", action)?);
+    let list = |words: Vec<&str>| words.join(", ");
+    let category = category.parse::<Category>().map_err(|_| {
+        let known = Category::ALL
+            .iter()
+            .filter(|word| **word != Category::Stream);
+        let known = list(known.map(|word| word.as_str()).collect());
+        PyValueError::new_err(format!("category must be one of {known}, not {category:?}"))
+    })?;
+    let action = action.parse::<Action>().map_err(|_| {
+        let known = list(Action::ALL.iter().map(|word| word.as_str()).collect());
+        PyValueError::new_err(format!("action must be one of {known}, not {action:?}"))
+    })?;
+    if category == Category::Stream {
+        return Err(PyValueError::new_err(
+            "category 'stream' is for what the log itself tells its readers",
+        ));
+    }
+    Ok(Word::new(category, action))
+}
+
+/// Seconds since 1970, as `time.time()` has them.
+fn unix_time(time: Option<SystemTime>) -> Option<f64> {
+    let since = time?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Some(since.as_secs_f64())
+}
+
+#[pymethods]
+impl PyRun {
+    /// The run's id: an int or a str.
+    #[getter]
+    fn run_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        id_to_python(py, self.run.anyway().id())
+    }
+
+    /// The id of the run that this one is a part of, or None.
+    #[getter]
+    fn parent_run_id<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let parent = self.run.anyway().parent();
+        parent.map(|id| id_to_python(py, id)).transpose()
+    }
+
+    /// 1 for the first run of this id, 2 for the one after it, as far as it is remembered.
+    #[getter]
+    fn generation(&self) -> u64 {
+        self.run.anyway().generation()
+    }
+
+    /// `pending`, `running`, `completed`, `failed` or `cancelled`: what its terminal event says, once it is there.
+    #[getter]
+    fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            Ok(py.detach(|| run.state()).as_str())
+        })
+    }
+
+    /// The run's :class:`CancelToken`. Hand it, or children of it, to whoever works for the run.
+    #[getter]
+    fn token(&self, py: Python<'_>) -> PyResult<Py<PyToken>> {
+        let token = self.token.get_or_try_init(py, || {
+            sleep_if_ended(|| PyToken::wrap(py, self.run()?.token().clone()))
+        })?;
+        Ok(token.clone_ref(py))
+    }
+
+    /// When it was asked to stop, as seconds since 1970; None if it was not.
+    #[getter]
+    fn cancel_requested_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let run = self.run()?;
+        Ok(unix_time(py.detach(|| run.times().requested)))
+    }
+
+    /// When its code was first told to stop, as seconds since 1970, or None.
+    #[getter]
+    fn cancel_acknowledged_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let run = self.run()?;
+        Ok(unix_time(py.detach(|| run.times().acknowledged)))
+    }
+
+    /// When it ended, as seconds since 1970; None while it has not.
+    #[getter]
+    fn finished_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let run = self.run()?;
+        Ok(unix_time(py.detach(|| run.times().finished)))
+    }
+
+    /// The id of the latest event, or None.
+    #[getter]
+    fn last_event_id(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let run = self.run()?;
+        Ok(py.detach(|| run.log().last_id()).map(|id| id.to_string()))
+    }
+
+    /// Begin a run that was opened with `pending=True`: its first event is `lifecycle.started`.
+    ///
+    /// True if it runs now. False if it has ended, or was asked to stop: then it never starts.
+    fn start(&self, py: Python<'_>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            Ok(py.detach(|| run.start()))
+        })
+    }
+
+    /// Say something in the run's name. Returns the event's id, or None if the run has ended: then it is dropped, and counted.
+    ///
+    /// `category` and `action` are words of :class:`EventCategory` and :class:`EventAction`; `source` is a
+    /// :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON here and now; what JSON has no
+    /// form for becomes `str(value)`. A callback that is registered for the run is called after the log has the event.
+    ///
+    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown word, and for data
+    /// that contain themselves.
+    #[pyo3(signature = (category, action, data=None, source=None))]
+    fn emit<'py>(
+        &self,
+        py: Python<'py>,
+        category: &Bound<'py, PyAny>,
+        action: &Bound<'py, PyAny>,
+        data: Option<&Bound<'py, PyAny>>,
+        source: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<String>> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let word = word(category, action)?;
+            let none = py.None().into_bound(py);
+            let empty = PyDict::new(py).into_any();
+            let source = match source {
+                Some(source) if !source.is_none() => event::source_dict(source)?,
+                _ => none,
+            };
+            let data = data.filter(|data| !data.is_none()).unwrap_or(&empty);
+            emit(py, run, word, &source, data)
+        })
+    }
+
+    /// Return an :class:`LLMCallbackHandler` that speaks for `caller_context` in this run, and in no other.
+    ///
+    /// It reads `caller_context` now: a later change of it does not show. It keeps no tokens. Besides text, reasoning and tool
+    /// calls it reports what strands sends today: `llm.completed` for each complete message of the model, `llm.tool_result`
+    /// for each result of a tool. Unlike the original's it reports text that is only white space too, since text is whole only
+    /// with it. It raises :class:`RunCancelled` once the run is cancelled; after the run's end its events are dropped, and counted.
+    #[pyo3(signature = (caller_context, *, verbose=false))]
+    fn handler<'py>(
+        slf: &Bound<'py, Self>,
+        caller_context: &Bound<'py, PyAny>,
+        verbose: bool,
+    ) -> PyResult<Bound<'py, PyRunHandler>> {
+        sleep_if_ended(|| PyRunHandler::make(slf.py(), slf.get().run()?, caller_context, verbose))
+    }
+
+    /// Follow the run's events: a :class:`Subscription`.
+    ///
+    /// `after` says where to begin: None with the next event, `"start"` with the oldest that is held, else after the event of this
+    /// id (`"<ms>-<sequence>"`, as SSE's `Last-Event-ID`) or sequence number. What was there is replayed, then it is live: nothing is missed and
+    /// nothing comes twice. If the log does not hold what follows, an event `stream.gap` says so, and what is held comes next.
+    ///
+    /// `overflow` says what happens to a reader that is slower than its run, when the log (10 000 events, 16 MiB) lets go of what it has not
+    /// read: `"disconnect"` (it raises :class:`SubscriberLagged`), `"gap"` (a `stream.gap` event, then on with the oldest), `"coalesce"` (text of one
+    /// speaker that is read at once comes as one event; then as gap), `"block"` (whoever emits waits, `patience` seconds at most; then as gap).
+    #[pyo3(
+        signature = (after=None, *, overflow="disconnect", patience=None),
+        text_signature = "($self, after=None, *, overflow='disconnect', patience=1.0)"
+    )]
+    fn subscribe<'py>(
+        &self,
+        py: Python<'py>,
+        after: Option<&Bound<'py, PyAny>>,
+        overflow: &str,
+        patience: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PySubscription>> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let start = subscription::start(after)?;
+            let overflow = subscription::overflow(overflow, patience)?;
+            let subscription = py.detach(|| run.subscribe(&start, overflow));
+            Bound::new(py, PySubscription::new(subscription))
+        })
+    }
+
+    /// Ask this run, and all runs below it, to stop. True if nobody had asked before, and it has not ended.
+    ///
+    /// See :func:`cancel_run`.
+    #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
+    fn cancel<'py>(
+        &self,
+        py: Python<'py>,
+        reason: Option<&Bound<'py, PyString>>,
+        kind: &str,
+    ) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let empty = PyString::new(py, "");
+            let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
+            Ok(py.detach(|| run.cancel(kind, &reason)))
+        })
+    }
+
+    /// End the run well; the keywords are the data of its last event, `lifecycle.completed`. True if this was its end.
+    ///
+    /// A run that was asked to stop ends as cancelled, with the same data beside the reason.
+    #[pyo3(signature = (**data))]
+    fn complete(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let empty = PyDict::new(py);
+            let data = encode::to_raw(data.unwrap_or(&empty))?;
+            py.detach(|| run.complete(&*data))
+                .map_err(|error| PyValueError::new_err(error.to_string()))
+        })
+    }
+
+    /// End the run with an error: its last event is `lifecycle.failed {error, details}`. True if this was its end.
+    ///
+    /// `error` is an exception or a text. A run that was asked to stop ends as cancelled instead.
+    #[pyo3(signature = (error, details=None, **data))]
+    fn fail<'py>(
+        &self,
+        py: Python<'py>,
+        error: &Bound<'py, PyAny>,
+        details: Option<&Bound<'py, PyAny>>,
+        data: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let fields = PyDict::new(py);
+            fields.set_item("error", error.str()?)?;
+            match details {
+                Some(details) => fields.set_item("details", details)?,
+                None => fields.set_item("details", error.get_type().name()?)?,
+            }
+            if let Some(data) = data {
+                fields.update(data.as_mapping())?;
+            }
+            self.fail_with(py, &fields)
+        })
+    }
+
+    /// Wait for the run's end, at most `timeout` seconds; whether it is there.
+    ///
+    /// Blocks without the GIL; Ctrl-C works.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let timeout = seconds("timeout", timeout)?;
+            let ended = wait(py, timeout, |slice| run.wait(slice).then_some(()))?;
+            Ok(ended.is_some())
+        })
+    }
+
+    /// Return `function` wrapped so that this run is the current one while it runs. See :func:`bind`.
+    fn bind<'py>(&self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = function.py();
+        sleep_if_ended(|| {
+            py.import("llm_callback.context")?
+                .getattr("_bind_to")?
+                .call1((function, self.run_id(py)?))
+        })
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        sleep_if_ended(|| {
+            let py = slf.py();
+            let run = slf.get().run()?;
+            if !py.detach(|| run.state() != crate::RunState::Pending || run.start()) {
+                raise_if_cancelled(py, run)?;
+            }
+            Ok(slf.clone())
+        })
+    }
+
+    #[pyo3(signature = (kind, error, traceback, /))]
+    fn __exit__<'py>(
+        &self,
+        py: Python<'py>,
+        kind: &Bound<'py, PyAny>,
+        error: &Bound<'py, PyAny>,
+        traceback: &Bound<'py, PyAny>,
+    ) -> PyResult<bool> {
+        let _ = traceback;
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            if error.is_none() {
+                let empty = PyDict::new(py);
+                let data = encode::to_raw(&empty)?;
+                let _ = py.detach(|| run.complete(&*data));
+            } else if let Some((kind, reason)) = cancellation(run, kind, error)? {
+                py.detach(|| {
+                    run.cancel(kind, reason);
+                    run.finish_cancelled()
+                });
+            } else {
+                let fields = PyDict::new(py);
+                fields.set_item("error", describe(error)?)?;
+                fields.set_item("details", details(error)?)?;
+                self.fail_with(py, &fields)?;
+            }
+            Ok(false)
+        })
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let other = other.cast::<Self>();
+        other.is_ok_and(|other| Arc::ptr_eq(self.run.anyway(), other.get().run.anyway()))
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Arc::as_ptr(self.run.anyway()).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let id = self.run_id(py)?.repr()?;
+        let state = match self.run.get() {
+            Some(run) => py.detach(|| run.state()).as_str(),
+            None => "of another process",
+        };
+        Ok(format!(
+            "<llm_callback.Run {id} generation {} {state}>",
+            self.generation()
+        ))
+    }
+}
+
+impl PyRun {
+    fn fail_with(&self, py: Python<'_>, fields: &Bound<'_, PyDict>) -> PyResult<bool> {
+        let run = self.run()?;
+        let data = encode::to_raw(fields)?;
+        py.detach(|| run.fail_with(&*data))
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+}
+
+/// Emits an event of Python's words: into the log, then to the callback that is registered for the run.
+pub(super) fn emit<'py>(
+    py: Python<'py>,
+    run: &Run,
+    word: Word,
+    source: &Bound<'py, PyAny>,
+    data: &Bound<'py, PyAny>,
+) -> PyResult<Option<String>> {
+    let (mut source_json, mut data_json) = (Vec::with_capacity(160), Vec::with_capacity(160));
+    encode::encode(&mut source_json, source)?;
+    encode::encode(&mut data_json, data)?;
+    let body = Body::from_json(word, &source_json, &data_json);
+    let Ok(id) = append(py, run, &body) else {
+        return Ok(None);
+    };
+    dispatch::tell_registered(py, run.id(), || {
+        event::of_words(source, word.category.as_str(), word.action.as_str(), data)
+    })?;
+    Ok(Some(id.to_string()))
+}
+
+/// Whether what leaves a run's block is the run's cancellation: by whom, and why.
+fn cancellation<'py>(
+    run: &Run,
+    kind: &Bound<'py, PyAny>,
+    error: &Bound<'py, PyAny>,
+) -> PyResult<Option<(crate::CancelKind, &'static str)>> {
+    use crate::CancelKind::{Disconnect, Shutdown, User};
+    let py = kind.py();
+    let kind = kind.cast::<PyType>()?;
+    let is = |name: &str| PyResult::Ok(kind.name()? == name);
+    if run.token().is_cancelled() {
+        return Ok(Some((User, "")));
+    }
+    if kind.is_subclass(dispatch::run_cancelled(py)?)? {
+        let own = id_to_python(py, run.id())?;
+        let of_this_run = error.getattr("run_id")?.eq(own)?;
+        return Ok(of_this_run.then_some((User, "the run's code was told to stop")));
+    }
+    // `asyncio` is not imported for its exception: where nobody has, it is not this one.
+    Ok(
+        if is("CancelledError")? && !kind.is_subclass_of::<pyo3::exceptions::PyException>()? {
+            Some((User, "the run's task was cancelled"))
+        } else if kind.is_subclass_of::<pyo3::exceptions::PyKeyboardInterrupt>()? {
+            Some((User, "interrupted from the keyboard"))
+        } else if kind.is_subclass_of::<pyo3::exceptions::PyGeneratorExit>()? {
+            Some((Disconnect, "nobody wants its result any more"))
+        } else if kind.is_subclass_of::<pyo3::exceptions::PySystemExit>()? {
+            Some((Shutdown, "the process exits"))
+        } else {
+            None
+        },
+    )
+}
+
+/// An exception's text; its class where it has none, or none that can be had.
+fn describe<'py>(error: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
+    match error.str() {
+        Ok(text) if text.len()? > 0 => Ok(text),
+        _ => error.get_type().name(),
+    }
+}
+
+/// The traceback, as Python prints it.
+fn details<'py>(error: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = error.py();
+    let format = || {
+        let lines = py
+            .import("traceback")?
+            .call_method1("format_exception", (error,))?;
+        PyString::new(py, "").call_method1("join", (lines,))
+    };
+    format().or_else(|_| Ok(error.get_type().name()?.into_any()))
+}

@@ -1,0 +1,97 @@
+//! What the legacy functions give for a run that is open: a callback that emits into it, a checker that asks its token.
+
+use super::dispatch::says_so;
+use super::event;
+use super::exit::sleep_if_ended;
+use super::names::names;
+use super::process::Owned;
+use super::registry::Entry;
+use super::run;
+use super::stats::COUNTERS;
+use crate::Run;
+use pyo3::exceptions::{PyKeyError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use std::sync::Arc;
+
+/// Called with an event `{"source", "event", "data"}`, puts it into its run's log, then calls the callback that is registered.
+#[pyclass(name = "RunCallback", module = "llm_callback", frozen)]
+pub(super) struct PyRunCallback(Owned<Arc<Run>>);
+
+/// Called, says whether its run is to stop: by its token, or by the checker that is registered.
+#[pyclass(name = "RunChecker", module = "llm_callback", frozen)]
+pub(super) struct PyRunChecker(Owned<Arc<Run>>);
+
+/// What stands in the place of `entry` for an open run.
+pub(super) fn of<'py>(py: Python<'py>, entry: Entry, run: Arc<Run>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match entry {
+        Entry::Callback => Bound::new(py, PyRunCallback(Owned::new(run)))?.into_any(),
+        Entry::Checker => Bound::new(py, PyRunChecker(Owned::new(run)))?.into_any(),
+    })
+}
+
+/// An entry of a dict that an event must have.
+fn item<'py>(dict: &Bound<'py, PyAny>, name: &Py<PyString>) -> PyResult<Bound<'py, PyAny>> {
+    let name = name.bind(dict.py());
+    let Ok(dict) = dict.cast::<PyDict>() else {
+        return Err(PyTypeError::new_err(format!(
+            "an event is a dict {{'source', 'event': {{'category', 'action'}}, 'data'}}: {} is none",
+            dict.repr()?
+        )));
+    };
+    dict.get_item(name)?.ok_or_else(|| {
+        PyKeyError::new_err(format!(
+            "an event is a dict {{'source', 'event': {{'category', 'action'}}, 'data'}}: {name} is missing"
+        ))
+    })
+}
+
+#[pymethods]
+impl PyRunCallback {
+    fn __call__(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<()> {
+        sleep_if_ended(|| {
+            let Some(run) = self.0.get() else {
+                COUNTERS.count_no_callback();
+                return Ok(());
+            };
+            let word = item(event, &names(py).event)?;
+            let word = run::word(
+                &item(&word, &names(py).category)?,
+                &item(&word, &names(py).action)?,
+            )?;
+            let mut source = item(event, &names(py).source)?;
+            if !source.is_none() {
+                source = event::source_dict(&source)?;
+            }
+            run::emit(py, run, word, &source, &item(event, &names(py).data)?).map(drop)
+        })
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let other = other.cast::<Self>();
+        other.is_ok_and(|other| Arc::ptr_eq(self.0.anyway(), other.get().0.anyway()))
+    }
+
+    fn __hash__(&self) -> usize {
+        Arc::as_ptr(self.0.anyway()).addr()
+    }
+}
+
+#[pymethods]
+impl PyRunChecker {
+    fn __call__(&self, py: Python<'_>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.0.anyway();
+            Ok(run.token().is_cancelled() || says_so(Entry::Checker.of(py, run.id()))?)
+        })
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let other = other.cast::<Self>();
+        other.is_ok_and(|other| Arc::ptr_eq(self.0.anyway(), other.get().0.anyway()))
+    }
+
+    fn __hash__(&self) -> usize {
+        Arc::as_ptr(self.0.anyway()).addr()
+    }
+}

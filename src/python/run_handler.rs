@@ -1,0 +1,337 @@
+//! The handler of one run: what an agent framework calls, straight into that run's log.
+
+use super::attributes::{Attribute, Attributes, Inline};
+use super::dispatch::{self, truthy};
+use super::encode;
+use super::event;
+use super::exit::sleep_if_ended;
+use super::handler::{self, PyHandler};
+use super::names::names;
+use super::process::Owned;
+use super::run::{append, raise_if_cancelled};
+use super::runs::id_to_python;
+use super::stats::COUNTERS;
+use crate::{Action, Body, Category, Run, Word};
+use pyo3::exceptions::{PyAttributeError, PyTypeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyList, PyString};
+use std::sync::Arc;
+
+const REASONING: Word = Word::new(Category::Llm, Action::Reasoning);
+const TOOL_CALL: Word = Word::new(Category::Llm, Action::ToolCall);
+const TOOL_RESULT: Word = Word::new(Category::Llm, Action::ToolResult);
+const COMPLETED: Word = Word::new(Category::Llm, Action::Completed);
+
+/// A handler that is bound to one run. Made by :meth:`Run.handler`.
+///
+/// Give it to a framework as its callback handler. Thread-safe, re-entrant. It is its run's for good: who speaks, and in which run,
+/// cannot be changed, and a copy is the handler itself.
+#[pyclass(name = "RunHandler", module = "llm_callback", extends = PyHandler, frozen)]
+pub(super) struct PyRunHandler {
+    run: Owned<Arc<Run>>,
+    /// The JSON of the source.
+    source: Box<[u8]>,
+    /// The same, for the callback that is registered for the run.
+    source_dict: Py<PyAny>,
+}
+
+impl PyRunHandler {
+    pub(super) fn make<'py>(
+        py: Python<'py>,
+        run: &Arc<Run>,
+        caller_context: &Bound<'py, PyAny>,
+        verbose: bool,
+    ) -> PyResult<Bound<'py, Self>> {
+        let source_dict = event::source_dict(caller_context)?;
+        let mut source = Vec::with_capacity(160);
+        encode::encode(&mut source, &source_dict)?;
+        let inline = Inline {
+            first_six: [
+                caller_context.clone().unbind(),
+                py.None(),
+                PyBool::new(py, verbose).to_owned().into_any().unbind(),
+                id_to_python(py, run.id())?.unbind(),
+                handler::zero(py)?.clone_ref(py),
+                py.None(),
+            ],
+            buffer: None,
+        };
+        let base = PyHandler {
+            attributes: Attributes::new(inline),
+        };
+        let this = Self {
+            run: Owned::new(Arc::clone(run)),
+            source: source.into(),
+            source_dict: source_dict.unbind(),
+        };
+        Bound::new(py, PyClassInitializer::from(base).add_subclass(this))
+    }
+}
+
+/// One call.
+struct Call<'a, 'py> {
+    base: &'a Bound<'py, PyHandler>,
+    handler: &'a PyRunHandler,
+    run: &'a Run,
+    kwargs: &'a Bound<'py, PyDict>,
+}
+
+/// Calls the handler with the framework's keyword arguments.
+pub(super) fn call<'py>(
+    handler: &Bound<'py, PyRunHandler>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<()> {
+    sleep_if_ended(|| {
+        let py = handler.py();
+        let this = handler.get();
+        // In the child of a fork the run is nobody's.
+        let Some(run) = this.run.get() else {
+            COUNTERS.count_no_callback();
+            return Ok(());
+        };
+        raise_if_cancelled(py, run)?;
+        dispatch::raise_if_checker_says_so(py, run)?;
+        let Some(kwargs) = kwargs else { return Ok(()) };
+        let call = Call {
+            base: handler.as_super(),
+            handler: this,
+            run,
+            kwargs,
+        };
+        if let Some(reasoning) = call.argument(&names(py).reasoning_text)? {
+            call.text(REASONING, &reasoning, None)?;
+        }
+        let complete = call.argument(&names(py).complete)?;
+        if let Some(text) = call.token()? {
+            let end = if complete.is_some() { "\n" } else { "" };
+            call.text(Word::LLM_STREAM, &text, Some(end))?;
+        }
+        if let Some(tool) = call.argument(&names(py).current_tool_use)? {
+            call.tool(tool)?;
+        }
+        if complete.is_some() && !call.carries_state()? {
+            call.completed()?;
+        }
+        match call.argument(&names(py).message)? {
+            Some(message) if !call.carries_state()? => call.message(&message),
+            _ => Ok(()),
+        }
+    })
+}
+
+impl<'py> Call<'_, 'py> {
+    fn py(&self) -> Python<'py> {
+        self.base.py()
+    }
+
+    /// A keyword argument, unless it is false.
+    fn argument(&self, name: &Py<PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        truthy(self.kwargs.get_item(name.bind(self.py()))?)
+    }
+
+    /// Whether strands has put its caller's `invocation_state` among the arguments, over its own: it may have any keys.
+    fn carries_state(&self) -> PyResult<bool> {
+        let has = |name: &Py<PyString>| self.kwargs.contains(name.bind(self.py()));
+        Ok(has(&names(self.py()).event_loop_cycle_id)? || has(&names(self.py()).init_event_loop)?)
+    }
+
+    /// The piece of text: `data`, but where strands says what has come in `delta`, the text of that.
+    fn token(&self) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = self.py();
+        let Some(data) = self.argument(&names(py).data)? else {
+            return Ok(None);
+        };
+        let delta = self.kwargs.get_item(names(py).delta.bind(py))?;
+        match delta.as_ref().map(|delta| delta.cast_exact::<PyDict>()) {
+            Some(Ok(delta)) => truthy(delta.get_item(names(py).text.bind(py))?),
+            _ if self.carries_state()? => Ok(None),
+            _ => Ok(Some(data)),
+        }
+    }
+
+    fn text(&self, word: Word, text: &Bound<'py, PyAny>, end: Option<&str>) -> PyResult<()> {
+        if self.is_verbose()? {
+            dispatch::print(text, Some(end.unwrap_or_default()))?;
+        }
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(br#"{"content":"#);
+            match text.cast_exact::<PyString>() {
+                Ok(text) => encode::string(out, text.as_borrowed())?,
+                Err(_) => encode::encode(out, text)?,
+            }
+            out.push(b'}');
+            Ok(())
+        };
+        self.say(word, write, || {
+            Ok(dispatch::content(text.clone())?.into_any())
+        })
+    }
+
+    fn tool(&self, tool: Bound<'py, PyAny>) -> PyResult<()> {
+        let call = dispatch::Call::plain(self.base);
+        let Some((name, count)) = call.new_tool(tool)? else {
+            return Ok(());
+        };
+        let data = dispatch::tool_call(name, count)?.into_any();
+        self.say(
+            TOOL_CALL,
+            |out| encode::encode(out, &data),
+            || Ok(data.clone()),
+        )
+    }
+
+    fn completed(&self) -> PyResult<()> {
+        let data = dispatch::round_completed(self.py())?.into_any();
+        self.say(
+            COMPLETED,
+            |out| encode::encode(out, &data),
+            || Ok(data.clone()),
+        )
+    }
+
+    /// A whole message: of the model, or with what tools gave back.
+    fn message(&self, message: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = self.py();
+        let Ok(message) = message.cast::<PyDict>() else {
+            return Ok(());
+        };
+        let Some(role) = message.get_item(names(py).role.bind(py))? else {
+            return Ok(());
+        };
+        if role.eq(names(py).assistant.bind(py))? {
+            return self.completed();
+        }
+        let Some(content) = message.get_item(names(py).content.bind(py))? else {
+            return Ok(());
+        };
+        let Ok(blocks) = content.cast::<PyList>() else {
+            return Ok(());
+        };
+        for block in blocks {
+            let result = match block.cast::<PyDict>() {
+                Ok(block) => block.get_item(names(py).tool_result.bind(py))?,
+                Err(_) => None,
+            };
+            if let Some(Ok(result)) = result.as_ref().map(|result| result.cast::<PyDict>()) {
+                self.tool_result(result)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tool_result(&self, result: &Bound<'py, PyDict>) -> PyResult<()> {
+        let py = self.py();
+        let data = PyDict::new(py);
+        for (ours, theirs) in [
+            (&names(py).tool_use_id, &names(py).tool_use_id_of_strands),
+            (&names(py).status, &names(py).status),
+            (&names(py).content, &names(py).content),
+        ] {
+            let value = result.get_item(theirs.bind(py))?;
+            data.set_item(
+                ours.bind(py),
+                value.unwrap_or_else(|| py.None().into_bound(py)),
+            )?;
+        }
+        // A tool may give back anything; what is no JSON at all must not cost the framework its loop.
+        let mut json = Vec::with_capacity(256);
+        if encode::encode(&mut json, &data).is_err() {
+            data.set_item(names(py).content.bind(py), "<not representable as JSON>")?;
+            json.clear();
+            encode::encode(&mut json, &data)?;
+        }
+        let write = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&json);
+            Ok(())
+        };
+        self.say(TOOL_RESULT, write, || Ok(data.into_any()))
+    }
+
+    /// Into the log, then to the callback that is registered for the run. After the run's end it is dropped; the log counts it.
+    fn say(
+        &self,
+        word: Word,
+        write: impl FnOnce(&mut Vec<u8>) -> PyResult<()>,
+        data: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let py = self.py();
+        let source = &self.handler.source;
+        let write_source = |out: &mut Vec<u8>| {
+            out.extend_from_slice(source);
+            Ok(())
+        };
+        let body = Body::encode(word, source.len() + 128, write_source, write)?;
+        if append(py, self.run, &body).is_err() {
+            return Ok(());
+        }
+        dispatch::tell_registered(py, self.run.id(), || {
+            let source = self.handler.source_dict.bind(py).cast::<PyDict>()?.copy()?;
+            event::of_words(
+                source.as_any(),
+                word.category.as_str(),
+                word.action.as_str(),
+                &data()?,
+            )
+        })
+    }
+
+    fn is_verbose(&self) -> PyResult<bool> {
+        Attributes::get_plain(self.base, Attribute::Verbose)?.is_truthy()
+    }
+}
+
+#[pymethods]
+impl PyRunHandler {
+    #[pyo3(signature = (**kwargs))]
+    pub(super) fn __call__(
+        slf: &Bound<'_, Self>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        call(slf, kwargs)
+    }
+
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        refuse_what_is_bound(name)?;
+        PyHandler::__setattr__(slf.as_super(), name, value)
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        refuse_what_is_bound(name)?;
+        PyHandler::__delattr__(slf.as_super(), name)
+    }
+
+    fn __copy__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __deepcopy__<'py>(slf: &Bound<'py, Self>, _memo: &Bound<'py, PyAny>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    #[expect(clippy::unused_self, reason = "a method of Python's protocol")]
+    fn __reduce_ex__(&self, _protocol: i32) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "the handler of a run cannot be pickled: its run is of this process",
+        ))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.source_dict)
+    }
+}
+
+fn refuse_what_is_bound(name: &Bound<'_, PyString>) -> PyResult<()> {
+    let name = name.to_string_lossy();
+    let bound = ["caller_context", "event_callback", "run_id", "_emit_event"];
+    if bound.contains(&&*name) {
+        return Err(PyAttributeError::new_err(format!(
+            "{name} of a run's handler cannot be changed: make another handler, with run.handler(caller_context)"
+        )));
+    }
+    Ok(())
+}

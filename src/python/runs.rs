@@ -1,0 +1,270 @@
+//! The runs of this process: opened, found, cancelled, and ended with the interpreter.
+
+use super::attached::AttachedMutex;
+use super::encode;
+use super::exit::sleep_if_ended;
+use super::run::PyRun;
+use super::run_key::RunKey;
+use super::wait::seconds;
+use crate::sync::LazyLock;
+use crate::{CancelKind, NdjsonFile, OpenError, Opening, Outlet, Run, RunId, Runs};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The lock protects which table is the process's. Under it the table's reference is copied or put in place.
+static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new(Runs::default()));
+
+/// How long the interpreter's exit waits for sinks.
+const PATIENCE_AT_EXIT: Duration = Duration::from_secs(5);
+
+/// How many events wait for a file at most.
+const CHANNEL: usize = 65_536;
+
+pub(super) fn runs(py: Python<'_>) -> Runs {
+    RUNS.lock(py).clone()
+}
+
+/// Makes what is otherwise made at first use, and has the runs ended with the interpreter.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    LazyLock::force(&RUNS);
+    let at_exit = wrap_pyfunction!(end_all, py)?;
+    py.import("atexit")?
+        .call_method1("register", (at_exit,))
+        .map(drop)
+}
+
+/// In the child of a fork: a table of its own. The parent's stays as it is, for its locks may be held for ever.
+pub(super) fn forget(py: Python<'_>) {
+    let parents = std::mem::replace(&mut *RUNS.lock(py), Runs::default());
+    std::mem::forget(parents);
+}
+
+#[pyfunction]
+fn end_all(py: Python<'_>) {
+    sleep_if_ended(|| {
+        let runs = runs(py);
+        py.detach(|| runs.shutdown("the interpreter exits", PATIENCE_AT_EXIT));
+    });
+}
+
+/// The live run of `key`, if there is one. Hardly a cost where no run is open.
+#[inline]
+pub(super) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>>> {
+    let table = {
+        let table = RUNS.lock(py);
+        if !table.has_live() {
+            return Ok(None);
+        }
+        table.clone()
+    };
+    let id = match key {
+        RunKey::Core(id) => id.clone(),
+        RunKey::Other(object) if is_uuid(object)? => of_text(object.str()?.to_str()?),
+        RunKey::Other(_) => return Ok(None),
+    };
+    Ok(match table.try_live(&id) {
+        Some(found) => found,
+        None => py.detach(|| table.live(&id)),
+    })
+}
+
+fn of_text(text: &str) -> RunId {
+    RunId::from(text)
+}
+
+fn is_uuid(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let class = object.get_type();
+    Ok(class.name()? == "UUID" && class.module()? == "uuid")
+}
+
+/// The id that `object` names: an int, a str, or a UUID, which is its text.
+pub(super) fn run_id(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
+    if let Ok(run) = object.cast::<PyRun>() {
+        return Ok(run.get().run()?.id().clone());
+    }
+    match RunKey::new(object)? {
+        RunKey::Core(id) => Ok(id),
+        RunKey::Other(object) if is_uuid(&object)? => Ok(of_text(object.str()?.to_str()?)),
+        RunKey::Other(object) if object.is_instance_of::<PyString>() => Err(PyValueError::new_err(
+            format!("a run id must be text that UTF-8 can hold, not {object:?}"),
+        )),
+        RunKey::Other(object) => Err(PyTypeError::new_err(format!(
+            "a run id is an int below 2**61, a str or a UUID, not {}",
+            object.repr()?
+        ))),
+    }
+}
+
+pub(super) fn id_to_python<'py>(py: Python<'py>, id: &RunId) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match id {
+        RunId::Int(id) => id.into_pyobject(py)?.into_any(),
+        RunId::Str(id) => PyString::new(py, id).into_any(),
+    })
+}
+
+fn parse_kind(kind: &str) -> PyResult<CancelKind> {
+    kind.parse().map_err(|_| {
+        PyValueError::new_err(format!(
+            "kind must be 'user', 'deadline', 'parent', 'shutdown' or 'disconnect', not {kind:?}"
+        ))
+    })
+}
+
+/// A kind of cancellation and its words, from what a Python caller gave.
+pub(super) fn kind_and_reason(
+    kind: &str,
+    reason: &Bound<'_, PyString>,
+) -> PyResult<(CancelKind, String)> {
+    Ok((parse_kind(kind)?, reason.to_string_lossy().into_owned()))
+}
+
+/// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
+///
+/// `run_id` is an int, a str, or a UUID, which is taken as its text; left out, a UUID is made. `parent` is a live run,
+/// or its id: the new run's token is a child of that one's, and the lifecycle events name it as `parent_run_id`.
+/// `deadline` is in seconds from now; when it has passed, the run is cancelled. With `pending=True` the run is there, and
+/// can be cancelled, but begins with :meth:`Run.start` (or `with`). All other keywords are the data of its first event,
+/// `lifecycle.started`.
+///
+/// A run that has ended can still be found and read for 300 seconds, as one of the latest 1 000.
+///
+/// Thread-safe. Blocks for as long as the tables of runs are busy, without the GIL. Raises RuntimeError if a run of that
+/// id is live, the parent is not, or the interpreter exits; RunCancelled if the parent is cancelled; TypeError or
+/// ValueError for an id, deadline or data that cannot be.
+#[pyfunction]
+#[pyo3(
+    signature = (run_id=None, /, *, parent=None, deadline=None, pending=false, **data),
+    text_signature = "(run_id=None, /, *, parent=None, deadline=None, pending=False, **data)"
+)]
+pub(super) fn open_run<'py>(
+    py: Python<'py>,
+    run_id: Option<&Bound<'py, PyAny>>,
+    parent: Option<&Bound<'py, PyAny>>,
+    deadline: Option<&Bound<'py, PyAny>>,
+    pending: bool,
+    data: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyRun>> {
+    sleep_if_ended(|| {
+        let id = match run_id {
+            Some(run_id) => self::run_id(run_id)?,
+            None => of_text(py.import("uuid")?.call_method0("uuid4")?.str()?.to_str()?),
+        };
+        let parent = parent.map(self::run_id).transpose()?;
+        let deadline =
+            seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after));
+        let data = data.map(|data| encode::to_raw(data)).transpose()?;
+        let runs = runs(py);
+        let opened = py.detach(|| {
+            let opening = Opening {
+                parent: parent.as_ref(),
+                deadline,
+                data: data.as_deref(),
+                pending,
+            };
+            runs.open(id, opening)
+        });
+        let run = opened.map_err(|error| match error {
+            OpenError::ParentCancelled(parent, cancelled) => {
+                super::run::cancelled_error(py, &parent, &cancelled)
+            }
+            error => PyRuntimeError::new_err(error.to_string()),
+        })?;
+        Bound::new(py, PyRun::new(run))
+    })
+}
+
+/// Return the run of this id, the latest if there were several, live or finished; None if there is none.
+///
+/// Thread-safe. Raises TypeError or ValueError for what is no run id.
+#[pyfunction]
+#[pyo3(signature = (run_id, /))]
+pub(super) fn get_run<'py>(
+    py: Python<'py>,
+    run_id: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyRun>>> {
+    sleep_if_ended(|| {
+        let id = self::run_id(run_id)?;
+        let runs = runs(py);
+        py.detach(|| runs.get(&id))
+            .map(|run| Bound::new(py, PyRun::new(run)))
+            .transpose()
+    })
+}
+
+/// Return the runs that have not ended, in no order. Thread-safe.
+#[pyfunction]
+pub(super) fn active_runs(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyRun>>> {
+    sleep_if_ended(|| {
+        let runs = runs(py);
+        py.detach(|| runs.active())
+            .into_iter()
+            .map(|run| Bound::new(py, PyRun::new(run)))
+            .collect()
+    })
+}
+
+/// Ask the live run of this id, and all runs below it, to stop. True if there is one, and nobody had asked before.
+///
+/// `kind` is who asks: `user`, `shutdown`, `disconnect`, …; the first reason stays. What the run's tokens have been given
+/// by `on_cancel` is called before this returns. Thread-safe. Raises TypeError or ValueError for what is no run id or kind.
+#[pyfunction]
+#[pyo3(signature = (run_id, /, reason=None, *, kind="user"), text_signature = "(run_id, /, reason='', *, kind='user')")]
+pub(super) fn cancel_run<'py>(
+    py: Python<'py>,
+    run_id: &Bound<'py, PyAny>,
+    reason: Option<&Bound<'py, PyString>>,
+    kind: &str,
+) -> PyResult<bool> {
+    sleep_if_ended(|| {
+        let id = self::run_id(run_id)?;
+        let empty = PyString::new(py, "");
+        let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
+        let runs = runs(py);
+        Ok(py.detach(|| runs.cancel(&id, kind, &reason)))
+    })
+}
+
+/// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
+///
+/// A thread of its own writes, without the GIL; nobody waits for the disk. Up to 65 536 events wait for it: what comes
+/// beyond is dropped from the file, and counted in `stats()["sinks"]`. When an event would make the file larger than
+/// `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle events are flushed.
+///
+/// Thread-safe. Raises OSError if the file cannot be opened.
+#[pyfunction]
+#[pyo3(signature = (path, /, *, max_bytes=256 << 20), text_signature = "(path, /, *, max_bytes=268435456)")]
+pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyResult<()> {
+    sleep_if_ended(|| {
+        let runs = runs(py);
+        py.detach(|| {
+            let file = NdjsonFile::open(&path, max_bytes)?;
+            runs.add_sink(Outlet::start(&path.to_string_lossy(), file, CHANNEL)?);
+            Ok(())
+        })
+    })
+}
+
+/// Adds what the tables count to the dict of `stats()`.
+pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<()> {
+    let table = runs(py);
+    let (counted, outlets) = py.detach(|| (table.stats(), table.sinks()));
+    let runs = PyDict::new(py);
+    runs.set_item("live", counted.live)?;
+    runs.set_item("finished", counted.finished)?;
+    runs.set_item("opened", counted.opened)?;
+    runs.set_item("late", counted.late)?;
+    stats.set_item("runs", runs)?;
+    let sinks = PyDict::new(py);
+    for (name, counted) in outlets {
+        let sink = PyDict::new(py);
+        sink.set_item("written", counted.written)?;
+        sink.set_item("dropped", counted.dropped)?;
+        sink.set_item("errors", counted.errors)?;
+        sinks.set_item(name, sink)?;
+    }
+    stats.set_item("sinks", sinks)
+}

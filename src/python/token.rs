@@ -1,0 +1,244 @@
+//! A cancellation token, as Python holds it: the part that `llm_callback.cancel.CancelToken` inherits.
+
+use super::attached::AttachedMutex;
+use super::exit::sleep_if_ended;
+use super::process::Owned;
+use super::runs::kind_and_reason;
+use super::wait::{seconds, wait};
+use crate::{CancelKind, CancelToken, Registration};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use std::time::{Duration, Instant};
+
+/// `llm_callback.cancel.CancelToken`, once that is imported.
+static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// What :class:`CancelToken` does in Rust.
+#[pyclass(
+    name = "_Token",
+    module = "llm_callback._core",
+    subclass,
+    weakref,
+    frozen
+)]
+pub(super) struct PyToken(Owned<CancelToken>);
+
+/// A core token on its way into an object of the Python class.
+#[pyclass(name = "_Handle", module = "llm_callback._core", frozen)]
+struct Handle(CancelToken);
+
+/// The class of which tokens are made.
+#[pyfunction]
+#[pyo3(name = "_set_token_class")]
+pub(super) fn set_token_class(class: &Bound<'_, PyType>) {
+    // Only ours calls it, once.
+    let _ = CLASS.set(class.py(), class.clone().unbind());
+}
+
+/// Makes what is otherwise made at first use.
+pub(super) fn prepare(py: Python<'_>) {
+    py.get_type::<Handle>();
+    py.get_type::<PyToken>();
+    py.get_type::<PyRegistration>();
+}
+
+impl PyToken {
+    /// An object of the Python class for a token of the core.
+    pub(super) fn wrap(py: Python<'_>, token: CancelToken) -> PyResult<Py<Self>> {
+        let class = CLASS.get(py).ok_or_else(|| {
+            PyRuntimeError::new_err("import llm_callback, not llm_callback._core")
+        })?;
+        let object = class.bind(py).call1((Handle(token),))?;
+        Ok(object.cast_into::<Self>()?.unbind())
+    }
+
+    fn token(&self) -> PyResult<&CancelToken> {
+        self.0.get_or_raise("token")
+    }
+}
+
+#[pymethods]
+impl PyToken {
+    #[new]
+    #[pyo3(signature = (deadline=None), text_signature = "(deadline=None)")]
+    fn __new__(deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        if let Some(handle) = deadline.and_then(|given| given.cast::<Handle>().ok()) {
+            return Ok(Self(Owned::new(handle.get().0.clone())));
+        }
+        let token = match seconds("deadline", deadline)? {
+            Some(after) => CancelToken::with_timeout(after),
+            None => CancelToken::new(),
+        };
+        Ok(Self(Owned::new(token)))
+    }
+
+    /// In place of `threading.Event.__init__`.
+    #[pyo3(signature = (*_args, **_kwargs))]
+    #[expect(clippy::unused_self, reason = "__init__ is a method")]
+    fn __init__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) {}
+
+    /// Whether to stop. Once true, always true. Does not block.
+    fn is_set(&self) -> bool {
+        self.0.anyway().is_cancelled()
+    }
+
+    /// As :meth:`is_set`: `threading.Event` has it too.
+    #[pyo3(name = "isSet")]
+    fn is_set_by_its_old_name(&self) -> bool {
+        self.is_set()
+    }
+
+    /// As :meth:`cancel` without a reason: for those who know a `threading.Event`.
+    fn set(&self, py: Python<'_>) -> PyResult<()> {
+        self.cancel(py, None, CancelKind::User.as_str()).map(drop)
+    }
+
+    /// Raise RuntimeError: a cancel cannot be taken back.
+    #[expect(clippy::unused_self, reason = "a method of threading.Event")]
+    fn clear(&self) -> PyResult<()> {
+        Err(PyRuntimeError::new_err(
+            "a cancel cannot be taken back: make another token",
+        ))
+    }
+
+    /// Block until the token is cancelled, at most `timeout` seconds; whether it is. Without the GIL; Ctrl-C works.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            if self.is_set() {
+                return Ok(true);
+            }
+            let token = self.token()?;
+            let timeout = seconds("timeout", timeout)?;
+            let cancelled = wait(py, timeout, |slice| token.wait(slice).then_some(()))?;
+            Ok(cancelled.is_some())
+        })
+    }
+
+    /// Cancel this token and all below it. True if nobody had before; the first reason stays.
+    ///
+    /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all are cancelled and who waits is woken; then what
+    /// `on_cancel` was given is called, on this thread, with no lock held. An exception in one goes to `sys.unraisablehook`, and the
+    /// others are called. Thread-safe, re-entrant.
+    #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
+    fn cancel(
+        &self,
+        py: Python<'_>,
+        reason: Option<&Bound<'_, PyString>>,
+        kind: &str,
+    ) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let token = self.token()?;
+            let empty = PyString::new(py, "");
+            let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
+            Ok(py.detach(|| token.cancel(kind, reason)))
+        })
+    }
+
+    /// Have `callback()` called once, when the token is cancelled; at once, here, if it is already.
+    ///
+    /// It is called on the thread that cancels (a deadline's on a thread of its own) with no lock held, and may do anything: ask, cancel,
+    /// register, subscribe, raise. Returns a :class:`CancelRegistration`, whose `stop` takes the callback back; dropping that does not. The
+    /// token keeps the callback until it is called or stopped, or the run has ended.
+    fn on_cancel(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<PyRegistration> {
+        sleep_if_ended(|| {
+            let token = self.token()?;
+            if !callback.bind(py).is_callable() {
+                return Err(PyTypeError::new_err(format!(
+                    "callback must be callable, not {}",
+                    callback.bind(py).repr()?
+                )));
+            }
+            let call = move |_: &_| {
+                // None at the interpreter's exit.
+                Python::try_attach(|py| {
+                    if let Err(error) = callback.call0(py) {
+                        error.write_unraisable(py, Some(callback.bind(py)));
+                    }
+                });
+            };
+            let registration = py.detach(|| token.on_cancel(call));
+            Ok(PyRegistration(Owned::new(AttachedMutex::new(Some(
+                registration,
+            )))))
+        })
+    }
+
+    /// Return a token below this one, cancelled when this one is; with a `deadline`, in seconds from now, at the earlier of the two.
+    #[pyo3(signature = (deadline=None))]
+    fn child(&self, py: Python<'_>, deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Py<Self>> {
+        sleep_if_ended(|| {
+            let token = self.token()?;
+            let deadline = seconds("deadline", deadline)?;
+            let child = py.detach(|| match deadline {
+                Some(after) => token.child_with_timeout(after),
+                None => token.child(),
+            });
+            Self::wrap(py, child)
+        })
+    }
+
+    /// Return a token that no cancel and no deadline of this one reaches: for what must be done after a cancel.
+    fn shield(&self, py: Python<'_>) -> PyResult<Py<Self>> {
+        sleep_if_ended(|| Self::wrap(py, self.token()?.shield()))
+    }
+
+    /// Who cancelled it: `user`, `deadline`, `parent`, `shutdown` or `disconnect`; None if nobody has.
+    #[getter]
+    fn kind(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
+        let token = self.token()?;
+        Ok(py
+            .detach(|| token.cancelled())
+            .map(|cancelled| cancelled.kind.as_str()))
+    }
+
+    /// The words of who cancelled it, which may be empty; None if nobody has.
+    #[getter]
+    fn reason(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let token = self.token()?;
+        Ok(py
+            .detach(|| token.cancelled())
+            .map(|cancelled| cancelled.reason.to_string()))
+    }
+
+    /// How many seconds are left until its deadline, at least 0; None without one.
+    #[getter]
+    fn remaining(&self) -> Option<f64> {
+        let deadline = self.0.anyway().deadline()?;
+        let left: Duration = deadline.saturating_duration_since(Instant::now());
+        Some(left.as_secs_f64())
+    }
+
+    /// `threading.Event` has one; nothing here needs it.
+    #[expect(clippy::unused_self, reason = "a method of threading.Event")]
+    fn _at_fork_reinit(&self) {}
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(match (self.is_set(), self.token()) {
+            (false, _) => "<llm_callback.CancelToken: not cancelled>".to_owned(),
+            (true, Err(_)) => "<llm_callback.CancelToken: cancelled>".to_owned(),
+            (true, Ok(token)) => {
+                let why = py.detach(|| token.cancelled());
+                let why = why.map_or_else(String::new, |why| why.to_string());
+                format!("<llm_callback.CancelToken: {why}>")
+            }
+        })
+    }
+}
+
+/// What :meth:`CancelToken.on_cancel` returns. Dropping it does not stop the callback.
+#[pyclass(name = "CancelRegistration", module = "llm_callback", frozen)]
+pub(super) struct PyRegistration(Owned<AttachedMutex<Option<Registration>>>);
+
+#[pymethods]
+impl PyRegistration {
+    /// Take the callback back. True if it was not called, and never will be. Thread-safe; does not wait for a call under way.
+    fn stop(&self, py: Python<'_>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let registration = self.0.get_or_raise("registration")?.lock(py).take();
+            Ok(registration.is_some_and(|registration| py.detach(|| registration.stop())))
+        })
+    }
+}
