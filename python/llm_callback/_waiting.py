@@ -1,7 +1,7 @@
 """The waits of coroutines: each is a future that the thread which has something wakes; no thread waits.
 
-Rust calls these for ``async for``, ``aread`` and ``await token``. asyncio is imported when a coroutine runs, so that who has none
-does not pay for it.
+Rust calls these for ``async for`` and ``aread``, ``CancelToken`` for ``await``. asyncio is imported when a coroutine
+runs, so that who has none does not pay for it.
 """
 
 from __future__ import annotations

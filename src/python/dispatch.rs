@@ -110,7 +110,8 @@ fn iadd(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     FUNCTION.import(py, "operator", "iadd")
 }
 
-/// Asks the open run's token and the run's checker, as far as there are any, and raises `RunCancelled` if one says so.
+/// Asks the open run's token and the run's checker, as far as there are any, and raises `RunCancelled` if one says
+/// so.
 pub(super) fn raise_if_cancelled<'py>(
     run_id: &Bound<'py, PyAny>,
     key: &RunKey<'py>,

@@ -31,7 +31,7 @@ pub(super) fn find_main_thread(py: Python<'_>) -> PyResult<()> {
 
 /// Whether this is Python's main thread.
 pub(super) fn may_get_signals() -> bool {
-    // SAFETY: it only asks the system, or the C library, for a number.
-    let here = unsafe { ffi::PyThread_get_thread_ident() };
-    u64::try_from(here).is_ok_and(|here| here == MAIN_THREAD.load(Ordering::Relaxed))
+    // SAFETY: it only asks the C library for a number; it is an `unsigned long`.
+    let here = unsafe { ffi::PyThread_get_thread_ident() } as u64;
+    here == MAIN_THREAD.load(Ordering::Relaxed)
 }

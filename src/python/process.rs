@@ -7,7 +7,8 @@ use pyo3::PyErr;
 use pyo3::exceptions::PyRuntimeError;
 use std::mem::ManuallyDrop;
 
-/// How many forks lie between this process and the one that imported us. Relaxed: it changes while there is one thread.
+/// How many forks lie between this process and the one that imported us. Relaxed: it changes while there is one
+/// thread.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// In the child of a fork: what was made before belongs to the parent.

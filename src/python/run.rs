@@ -22,11 +22,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
 ///
-/// Used in `with`, leaving the block ends the run: as completed, as failed after an exception, as cancelled where it was
-/// asked to stop; the exception goes on. What has ended stays as it ended, and can still be read.
+/// Used in `with`, leaving the block ends the run: as completed, as failed after an exception, as cancelled where it
+/// was asked to stop; the exception goes on. What has ended stays as it ended, and can still be read.
 ///
-/// Thread-safe, re-entrant: all methods may be called from any thread, at any time, also after the end. Two objects of
-/// one run are equal. In the child of a fork its methods raise RuntimeError.
+/// Thread-safe, re-entrant: all methods may be called from any thread, at any time, also after the end. Two objects
+/// of one run are equal. In the child of a fork its methods raise RuntimeError.
 #[pyclass(name = "Run", module = "llm_callback", frozen, weakref)]
 pub(super) struct PyRun {
     run: Owned<Arc<Run>>,
@@ -203,14 +203,16 @@ impl PyRun {
         })
     }
 
-    /// Say something in the run's name. Returns the event's id, or None if the run has ended: then it is dropped, and counted.
+    /// Say something in the run's name. Returns the event's id, or None if the run has ended: then it is dropped, and
+    /// counted.
     ///
     /// `category` and `action` are words of :class:`EventCategory` and :class:`EventAction`; `source` is a
-    /// :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON here and now; what JSON has no
-    /// form for becomes `str(value)`. A callback that is registered for the run is called after the log has the event.
+    /// :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON here and now; what JSON
+    /// has no form for becomes `str(value)`. A callback that is registered for the run is called after the log has
+    /// the event.
     ///
-    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown word, and for data
-    /// that contain themselves.
+    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown word, and
+    /// for data that contain themselves.
     #[pyo3(signature = (category, action, data=None, source=None))]
     fn emit<'py>(
         &self,
@@ -236,10 +238,11 @@ impl PyRun {
 
     /// Return an :class:`LLMCallbackHandler` that speaks for `caller_context` in this run, and in no other.
     ///
-    /// It reads `caller_context` now: a later change of it does not show. It keeps no tokens. Besides text, reasoning and tool
-    /// calls it reports what strands sends today: `llm.completed` for each complete message of the model, `llm.tool_result`
-    /// for each result of a tool. Unlike the original's it reports text that is only white space too, since text is whole only
-    /// with it. It raises :class:`RunCancelled` once the run is cancelled; after the run's end its events are dropped, and counted.
+    /// It reads `caller_context` now: a later change of it does not show. It keeps no tokens. Besides text, reasoning
+    /// and tool calls it reports what strands sends today: `llm.completed` for each complete message of the model,
+    /// `llm.tool_result` for each result of a tool. Unlike the original's it reports text that is only white space
+    /// too, since text is whole only with it. It raises :class:`RunCancelled` once the run is cancelled; after the
+    /// run's end its events are dropped, and counted.
     #[pyo3(signature = (caller_context, *, verbose=false))]
     fn handler<'py>(
         slf: &Bound<'py, Self>,
@@ -251,13 +254,15 @@ impl PyRun {
 
     /// Follow the run's events: a :class:`Subscription`.
     ///
-    /// `after` says where to begin: None with the next event, `"start"` with the oldest that is held, else after the event of this
-    /// id (`"<ms>-<sequence>"`, as SSE's `Last-Event-ID`) or sequence number. What was there is replayed, then it is live: nothing is missed and
-    /// nothing comes twice. If the log does not hold what follows, an event `stream.gap` says so, and what is held comes next.
+    /// `after` says where to begin: None with the next event, `"start"` with the oldest that is held, else after the
+    /// event of this id (`"<ms>-<sequence>"`, as SSE's `Last-Event-ID`) or sequence number. What was there is
+    /// replayed, then it is live: nothing is missed and nothing comes twice. If the log does not hold what follows,
+    /// an event `stream.gap` says so, and what is held comes next.
     ///
-    /// `overflow` says what happens to a reader that is slower than its run, when the log (10 000 events, 16 MiB) lets go of what it has not
-    /// read: `"disconnect"` (it raises :class:`SubscriberLagged`), `"gap"` (a `stream.gap` event, then on with the oldest), `"coalesce"` (text of one
-    /// speaker that is read at once comes as one event; then as gap), `"block"` (whoever emits waits, `patience` seconds at most; then as gap).
+    /// `overflow` says what happens to a reader that is slower than its run, when the log (10 000 events, 16 MiB)
+    /// lets go of what it has not read: `"disconnect"` (it raises :class:`SubscriberLagged`), `"gap"` (a `stream.gap`
+    /// event, then on with the oldest), `"coalesce"` (text of one speaker that is read at once comes as one event;
+    /// then as gap), `"block"` (whoever emits waits, `patience` seconds at most; then as gap).
     #[pyo3(
         signature = (after=None, *, overflow="disconnect", patience=None),
         text_signature = "($self, after=None, *, overflow='disconnect', patience=1.0)"
@@ -296,7 +301,8 @@ impl PyRun {
         })
     }
 
-    /// End the run well; the keywords are the data of its last event, `lifecycle.completed`. True if this was its end.
+    /// End the run well; the keywords are the data of its last event, `lifecycle.completed`. True if this was its
+    /// end.
     ///
     /// A run that was asked to stop ends as cancelled, with the same data beside the reason.
     #[pyo3(signature = (**data))]

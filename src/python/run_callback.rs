@@ -1,4 +1,5 @@
-//! What the legacy functions give for a run that is open: a callback that emits into it, a checker that asks its token.
+//! What the legacy functions give for a run that is open: a callback that emits into it, a checker that asks its
+//! token.
 
 use super::dispatch::says_so;
 use super::event;
@@ -14,7 +15,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::sync::Arc;
 
-/// Called with an event `{"source", "event", "data"}`, puts it into its run's log, then calls the callback that is registered.
+/// Called with an event `{"source", "event", "data"}`, puts it into its run's log, then calls the callback that is
+/// registered.
 #[pyclass(name = "RunCallback", module = "llm_callback", frozen)]
 pub(super) struct PyRunCallback(Owned<Arc<Run>>);
 
@@ -23,7 +25,7 @@ pub(super) struct PyRunCallback(Owned<Arc<Run>>);
 pub(super) struct PyRunChecker(Owned<Arc<Run>>);
 
 /// What stands in the place of `entry` for an open run.
-pub(super) fn of<'py>(py: Python<'py>, entry: Entry, run: Arc<Run>) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn of(py: Python<'_>, entry: Entry, run: Arc<Run>) -> PyResult<Bound<'_, PyAny>> {
     Ok(match entry {
         Entry::Callback => Bound::new(py, PyRunCallback(Owned::new(run)))?.into_any(),
         Entry::Checker => Bound::new(py, PyRunChecker(Owned::new(run)))?.into_any(),

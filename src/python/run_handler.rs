@@ -25,8 +25,8 @@ const COMPLETED: Word = Word::new(Category::Llm, Action::Completed);
 
 /// A handler that is bound to one run. Made by :meth:`Run.handler`.
 ///
-/// Give it to a framework as its callback handler. Thread-safe, re-entrant. It is its run's for good: who speaks, and in which run,
-/// cannot be changed, and a copy is the handler itself.
+/// Give it to a framework as its callback handler. Thread-safe, re-entrant. It is its run's for good: who speaks, and
+/// in which run, cannot be changed, and a copy is the handler itself.
 #[pyclass(name = "RunHandler", module = "llm_callback", extends = PyHandler, frozen)]
 pub(super) struct PyRunHandler {
     run: Owned<Arc<Run>>,
@@ -130,7 +130,8 @@ impl<'py> Call<'_, 'py> {
         truthy(self.kwargs.get_item(name.bind(self.py()))?)
     }
 
-    /// Whether strands has put its caller's `invocation_state` among the arguments, over its own: it may have any keys.
+    /// Whether strands has put its caller's `invocation_state` among the arguments, over its own: it may have any
+    /// keys.
     fn carries_state(&self) -> PyResult<bool> {
         let has = |name: &Py<PyString>| self.kwargs.contains(name.bind(self.py()));
         Ok(has(&names(self.py()).event_loop_cycle_id)? || has(&names(self.py()).init_event_loop)?)
@@ -248,7 +249,8 @@ impl<'py> Call<'_, 'py> {
         self.say(TOOL_RESULT, write, || Ok(data.into_any()))
     }
 
-    /// Into the log, then to the callback that is registered for the run. After the run's end it is dropped; the log counts it.
+    /// Into the log, then to the callback that is registered for the run. After the run's end it is dropped; the log
+    /// counts it.
     fn say(
         &self,
         word: Word,

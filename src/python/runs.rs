@@ -39,7 +39,7 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 
 /// In the child of a fork: a table of its own. The parent's stays as it is, for its locks may be held for ever.
 pub(super) fn forget(py: Python<'_>) {
-    let parents = std::mem::replace(&mut *RUNS.lock(py), Runs::default());
+    let parents = std::mem::take(&mut *RUNS.lock(py));
     std::mem::forget(parents);
 }
 
@@ -124,17 +124,17 @@ pub(super) fn kind_and_reason(
 
 /// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
 ///
-/// `run_id` is an int, a str, or a UUID, which is taken as its text; left out, a UUID is made. `parent` is a live run,
-/// or its id: the new run's token is a child of that one's, and the lifecycle events name it as `parent_run_id`.
-/// `deadline` is in seconds from now; when it has passed, the run is cancelled. With `pending=True` the run is there, and
-/// can be cancelled, but begins with :meth:`Run.start` (or `with`). All other keywords are the data of its first event,
-/// `lifecycle.started`.
+/// `run_id` is an int, a str, or a UUID, which is taken as its text; left out, a UUID is made. `parent` is a live
+/// run, or its id: the new run's token is a child of that one's, and the lifecycle events name it as `parent_run_id`.
+/// `deadline` is in seconds from now; when it has passed, the run is cancelled. With `pending=True` the run is there,
+/// and can be cancelled, but begins with :meth:`Run.start` (or `with`). All other keywords are the data of its first
+/// event, `lifecycle.started`.
 ///
 /// A run that has ended can still be found and read for 300 seconds, as one of the latest 1 000.
 ///
-/// Thread-safe. Blocks for as long as the tables of runs are busy, without the GIL. Raises RuntimeError if a run of that
-/// id is live, the parent is not, or the interpreter exits; RunCancelled if the parent is cancelled; TypeError or
-/// ValueError for an id, deadline or data that cannot be.
+/// Thread-safe. Blocks for as long as the tables of runs are busy, without the GIL. Raises RuntimeError if a run of
+/// that id is live, the parent is not, or the interpreter exits; RunCancelled if the parent is cancelled; TypeError
+/// or ValueError for an id, deadline or data that cannot be.
 #[pyfunction]
 #[pyo3(
     signature = (run_id=None, /, *, parent=None, deadline=None, pending=false, **data),
@@ -209,8 +209,9 @@ pub(super) fn active_runs(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyRun>>> {
 
 /// Ask the live run of this id, and all runs below it, to stop. True if there is one, and nobody had asked before.
 ///
-/// `kind` is who asks: `user`, `shutdown`, `disconnect`, …; the first reason stays. What the run's tokens have been given
-/// by `on_cancel` is called before this returns. Thread-safe. Raises TypeError or ValueError for what is no run id or kind.
+/// `kind` is who asks: `user`, `shutdown`, `disconnect`, …; the first reason stays. What the run's tokens have been
+/// given by `on_cancel` is called before this returns. Thread-safe. Raises TypeError or ValueError for what is no run
+/// id or kind.
 #[pyfunction]
 #[pyo3(signature = (run_id, /, reason=None, *, kind="user"), text_signature = "(run_id, /, reason='', *, kind='user')")]
 pub(super) fn cancel_run<'py>(
@@ -230,13 +231,14 @@ pub(super) fn cancel_run<'py>(
 
 /// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
 ///
-/// A thread of its own writes, without the GIL; nobody waits for the disk. Up to 65 536 events wait for it: what comes
-/// beyond is dropped from the file, and counted in `stats()["sinks"]`. When an event would make the file larger than
-/// `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle events are flushed.
+/// A thread of its own writes, without the GIL; nobody waits for the disk. Up to 65 536 events wait for it: what
+/// comes beyond is dropped from the file, and counted in `stats()["sinks"]`. When an event would make the file larger
+/// than `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle events are flushed.
 ///
 /// Thread-safe. Raises OSError if the file cannot be opened.
 #[pyfunction]
 #[pyo3(signature = (path, /, *, max_bytes=256 << 20), text_signature = "(path, /, *, max_bytes=268435456)")]
+#[expect(clippy::needless_pass_by_value, reason = "PyO3 makes it for us")]
 pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyResult<()> {
     sleep_if_ended(|| {
         let runs = runs(py);

@@ -122,13 +122,14 @@ struct Place {
 
 /// Follows one run's events. Made by :meth:`Run.subscribe`.
 ///
-/// Iterating it, with `for` or `async for`, gives events as dicts, in their order, until the run's last one: `{"id", "run_id",
-/// "timestamp", "sequence", "source", "event", "data"}`. Each event is read once, in whichever way: :meth:`read` and :meth:`sse`
-/// go on where the iteration stopped.
+/// Iterating it, with `for` or `async for`, gives events as dicts, in their order, until the run's last one: `{"id",
+/// "run_id", "timestamp", "sequence", "source", "event", "data"}`. Each event is read once, in whichever way:
+/// :meth:`read` and :meth:`sse` go on where the iteration stopped.
 ///
-/// One thread or coroutine reads at a time, else RuntimeError; :meth:`close` may be called from any, at any time. A subscription
-/// that is dropped, closed or cancelled leaves nothing behind. Waiting is done without the GIL, and Ctrl-C works; in coroutines no
-/// thread waits. Raises :class:`SubscriberLagged` where the reader was too slow and its `overflow` is `"disconnect"`.
+/// One thread or coroutine reads at a time, else RuntimeError; :meth:`close` may be called from any, at any time. A
+/// subscription that is dropped, closed or cancelled leaves nothing behind. Waiting is done without the GIL, and
+/// Ctrl-C works; in coroutines no thread waits. Raises :class:`SubscriberLagged` where the reader was too slow and
+/// its `overflow` is `"disconnect"`.
 #[pyclass(name = "Subscription", module = "llm_callback", frozen, weakref)]
 pub(super) struct PySubscription {
     /// The lock protects the place. Under it events are moved; nothing is read, waited for or dropped.
@@ -171,15 +172,24 @@ impl PySubscription {
         let place = self.place()?;
         let subscription = place.lock(py).subscription.take();
         if subscription.is_none() {
-            return Err(PyRuntimeError::new_err(
-                "another thread is reading this subscription: give each reader one of its own",
-            ));
+            return Err(is_being_read());
         }
         Ok(Reading {
             py,
             place,
             subscription,
         })
+    }
+
+    /// Asks the subscription something, detached; None while a thread reads.
+    fn ask<R: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&Subscription) -> R + Send,
+    ) -> Option<R> {
+        let reading = self.reading(py).ok()?;
+        let subscription = reading.subscription.as_ref()?;
+        Some(py.detach(|| question(subscription)))
     }
 
     /// Reads what is there, waiting for the first event at most `timeout`.
@@ -224,6 +234,12 @@ impl PySubscription {
     }
 }
 
+fn is_being_read() -> PyErr {
+    PyRuntimeError::new_err(
+        "another thread is reading this subscription: give each reader one of its own",
+    )
+}
+
 enum One {
     Event(Arc<Frame>),
     TimedOut,
@@ -255,9 +271,11 @@ impl PySubscription {
         waiting(slf.py(), "next_event")?.call1((slf,))
     }
 
-    /// Return what is there, at most `max` events as a list of dicts, waiting for the first of them `timeout` seconds at most.
+    /// Return what is there, at most `max` events as a list of dicts, waiting for the first of them `timeout` seconds
+    /// at most.
     ///
-    /// An empty list: nothing came in time, or nothing will come, see :attr:`ended`. Without a timeout it waits for an event or the end.
+    /// An empty list: nothing came in time, or nothing will come, see :attr:`ended`. Without a timeout it waits for
+    /// an event or the end.
     #[pyo3(signature = (max=1000, timeout=None))]
     fn read<'py>(
         &self,
@@ -284,11 +302,13 @@ impl PySubscription {
         waiting(slf.py(), "read")?.call1((slf, max, timeout))
     }
 
-    /// Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are there.
+    /// Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are
+    /// there.
     ///
-    /// Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which are gone; None gives
-    /// none. `retry` is the first line then: after how many milliseconds a client connects again. The iteration ends after the run's last
-    /// event; its `close` closes the subscription. The format is that of the WHATWG's HTML standard, section 9.2.
+    /// Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which
+    /// are gone; None gives none. `retry` is the first line then: after how many milliseconds a client connects
+    /// again. The iteration ends after the run's last event; its `close` closes the subscription. The format is that
+    /// of the WHATWG's HTML standard, section 9.2.
     #[pyo3(
         signature = (heartbeat=Some(15.0), *, retry=None),
         text_signature = "($self, heartbeat=15.0, *, retry=None)"
@@ -315,22 +335,21 @@ impl PySubscription {
     /// Whether nothing will come any more: the run's last event was read, or this is closed.
     #[getter]
     fn ended(&self, py: Python<'_>) -> PyResult<bool> {
-        let place = self.place()?.lock(py);
-        Ok(place.ready.is_empty()
-            && place
-                .subscription
-                .as_ref()
-                .is_some_and(Subscription::is_ended))
+        sleep_if_ended(|| {
+            let has_more = !self.place()?.lock(py).ready.is_empty();
+            Ok(!has_more && self.ask(py, Subscription::is_ended).unwrap_or_default())
+        })
     }
 
     /// How many events this reader was told to have missed.
     #[getter]
     fn lost(&self, py: Python<'_>) -> PyResult<u64> {
-        let place = self.place()?.lock(py);
-        Ok(place.subscription.as_ref().map_or(0, Subscription::lost))
+        self.place()?;
+        sleep_if_ended(|| Ok(self.ask(py, Subscription::lost).unwrap_or_default()))
     }
 
-    /// Stop reading: a read that waits ends, also in another thread or coroutine, and producers no longer wait for this reader.
+    /// Stop reading: a read that waits ends, also in another thread or coroutine, and producers no longer wait for
+    /// this reader.
     ///
     /// Thread-safe; closing again does nothing. What was read and not handed out yet is dropped.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
@@ -361,7 +380,8 @@ impl PySubscription {
         })
     }
 
-    /// Has `wake` called, from any thread, when there is something to read. False, and not called, if there is already.
+    /// Has `wake` called, from any thread, when there is something to read. False, and not called, if there is
+    /// already.
     fn _wake_when_readable(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let place = self.place()?;
@@ -377,13 +397,6 @@ impl PySubscription {
                 }
                 place.awaited = true;
             }
-            let reading = match self.reading(py) {
-                Ok(reading) => reading,
-                Err(error) => {
-                    place.lock(py).awaited = false;
-                    return Err(error);
-                }
-            };
             let wake = Box::new(move || {
                 // None at the interpreter's exit, when no coroutine waits any more.
                 Python::try_attach(|py| {
@@ -392,15 +405,11 @@ impl PySubscription {
                     }
                 });
             });
-            let subscription = reading.subscription.as_ref();
-            let waits = py.detach(|| {
-                subscription.is_some_and(|subscription| subscription.wake_when_readable(wake))
-            });
-            drop(reading);
-            if !waits {
+            let waits = self.ask(py, |subscription| subscription.wake_when_readable(wake));
+            if waits != Some(true) {
                 place.lock(py).awaited = false;
             }
-            Ok(waits)
+            waits.ok_or_else(is_being_read)
         })
     }
 
@@ -410,25 +419,19 @@ impl PySubscription {
             let place = self.place()?;
             place.lock(py).awaited = false;
             // Where a thread has come in between and reads, its reading has made the wake needless.
-            if let Ok(reading) = self.reading(py) {
-                let subscription = reading.subscription.as_ref();
-                py.detach(|| subscription.map(Subscription::forget_wake));
-            }
+            self.ask(py, Subscription::forget_wake);
             Ok(())
         })
     }
 
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let Ok(place) = self.place() else {
-            return Ok("<llm_callback.Subscription of another process>".to_owned());
-        };
-        let place = place.lock(py);
-        let state = match &place.subscription {
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let state = match self.ask(py, Subscription::is_ended) {
+            _ if self.place.get().is_none() => "of another process",
             None => "being read",
-            Some(subscription) if subscription.is_ended() => "ended",
-            Some(_) => "open",
+            Some(true) => "ended",
+            Some(false) => "open",
         };
-        Ok(format!("<llm_callback.Subscription {state}>"))
+        format!("<llm_callback.Subscription {state}>")
     }
 }
 

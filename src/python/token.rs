@@ -32,9 +32,9 @@ struct Handle(CancelToken);
 /// The class of which tokens are made.
 #[pyfunction]
 #[pyo3(name = "_set_token_class")]
-pub(super) fn set_token_class(class: &Bound<'_, PyType>) {
+pub(super) fn set_token_class(token_class: &Bound<'_, PyType>) {
     // Only ours calls it, once.
-    let _ = CLASS.set(class.py(), class.clone().unbind());
+    let _ = CLASS.set(token_class.py(), token_class.clone().unbind());
 }
 
 /// Makes what is otherwise made at first use.
@@ -119,9 +119,9 @@ impl PyToken {
 
     /// Cancel this token and all below it. True if nobody had before; the first reason stays.
     ///
-    /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all are cancelled and who waits is woken; then what
-    /// `on_cancel` was given is called, on this thread, with no lock held. An exception in one goes to `sys.unraisablehook`, and the
-    /// others are called. Thread-safe, re-entrant.
+    /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all are cancelled and who waits is
+    /// woken; then what `on_cancel` was given is called, on this thread, with no lock held. An exception in one goes
+    /// to `sys.unraisablehook`, and the others are called. Thread-safe, re-entrant.
     #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
     fn cancel(
         &self,
@@ -139,9 +139,10 @@ impl PyToken {
 
     /// Have `callback()` called once, when the token is cancelled; at once, here, if it is already.
     ///
-    /// It is called on the thread that cancels (a deadline's on a thread of its own) with no lock held, and may do anything: ask, cancel,
-    /// register, subscribe, raise. Returns a :class:`CancelRegistration`, whose `stop` takes the callback back; dropping that does not. The
-    /// token keeps the callback until it is called or stopped, or the run has ended.
+    /// It is called on the thread that cancels (a deadline's on a thread of its own) with no lock held, and may do
+    /// anything: ask, cancel, register, subscribe, raise. Returns a :class:`CancelRegistration`, whose `stop` takes
+    /// the callback back; dropping that does not. The token keeps the callback until it is called or stopped, or the
+    /// run has ended.
     fn on_cancel(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;
@@ -166,7 +167,8 @@ impl PyToken {
         })
     }
 
-    /// Return a token below this one, cancelled when this one is; with a `deadline`, in seconds from now, at the earlier of the two.
+    /// Return a token below this one, cancelled when this one is; with a `deadline`, in seconds from now, at the
+    /// earlier of the two.
     #[pyo3(signature = (deadline=None))]
     fn child(&self, py: Python<'_>, deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Py<Self>> {
         sleep_if_ended(|| {
@@ -215,16 +217,16 @@ impl PyToken {
     #[expect(clippy::unused_self, reason = "a method of threading.Event")]
     fn _at_fork_reinit(&self) {}
 
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(match (self.is_set(), self.token()) {
-            (false, _) => "<llm_callback.CancelToken: not cancelled>".to_owned(),
-            (true, Err(_)) => "<llm_callback.CancelToken: cancelled>".to_owned(),
-            (true, Ok(token)) => {
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let state = match (self.is_set(), self.0.get()) {
+            (false, _) => "not cancelled".to_owned(),
+            (true, None) => "cancelled".to_owned(),
+            (true, Some(token)) => {
                 let why = py.detach(|| token.cancelled());
-                let why = why.map_or_else(String::new, |why| why.to_string());
-                format!("<llm_callback.CancelToken: {why}>")
+                why.map_or_else(String::new, |why| why.to_string())
             }
-        })
+        };
+        format!("<llm_callback.CancelToken: {state}>")
     }
 }
 
@@ -234,7 +236,8 @@ pub(super) struct PyRegistration(Owned<AttachedMutex<Option<Registration>>>);
 
 #[pymethods]
 impl PyRegistration {
-    /// Take the callback back. True if it was not called, and never will be. Thread-safe; does not wait for a call under way.
+    /// Take the callback back. True if it was not called, and never will be. Thread-safe; does not wait for a call
+    /// under way.
     fn stop(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let registration = self.0.get_or_raise("registration")?.lock(py).take();

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 /// How often the main thread looks for signals while it waits.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Calls `wait`, detached, with how long it may take; until it returns something, or `timeout` is over, which is `None`.
+/// Calls `wait`, detached, with how long it may take; until it returns something, or `timeout` is over, which is
+/// `None`.
 ///
 /// Signals reach Python's main thread only, so that this one waits in slices. Raises what a signal handler raises.
 pub(super) fn wait<T: Send>(

@@ -96,7 +96,11 @@ def test_the_stub_has_the_signatures_of_the_extension() -> None:
     core = sys.modules["llm_callback._core"]
     for name, node in stub_names().items():
         if isinstance(node, ast.FunctionDef):
-            declared = [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
+            arguments = node.args
+            plain = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+            declared = [arg.arg for arg in plain]
+            if arguments.kwarg is not None:
+                declared.append(arguments.kwarg.arg)
             assert list(inspect.signature(getattr(core, name)).parameters) == declared
 
 
@@ -159,11 +163,11 @@ def test_the_import_brings_no_third_party_module() -> None:
 def test_the_import_brings_little_of_the_standard_library() -> None:
     """No ``typing``, ``asyncio`` or the like is imported that ``dataclasses`` and its like do not bring."""
     needed = modules_after(
-        "import dataclasses, enum, contextvars, threading, functools, collections.abc"
+        "import atexit, dataclasses, enum, contextvars, threading, functools, collections.abc, json"
     )
     brought = modules_after("import llm_callback") - needed
     assert {name for name in brought if not name.startswith("llm_callback")} <= {"__future__"}
-    assert not {"typing", "asyncio", "logging", "json"} & brought
+    assert not {"typing", "asyncio", "logging", "uuid", "traceback"} & brought
 
 
 def test_the_import_brings_no_part_that_is_not_needed() -> None:
@@ -380,6 +384,8 @@ def test_stats_are_plain_numbers() -> None:
         "cancelled": int,
         "callbacks": int,
         "checkers": int,
+        "runs": {"live": int, "finished": int, "opened": int, "late": int},
+        "sinks": {},
     }
     run_ids = [new_id(), (new_id(), 1)]
     for run_id in run_ids * 2:
@@ -404,6 +410,8 @@ def test_stats_of_a_fresh_process_are_zero() -> None:
         "cancelled": 0,
         "callbacks": 0,
         "checkers": 0,
+        "runs": {"live": 0, "finished": 0, "opened": 0, "late": 0},
+        "sinks": {},
     }
     assert ast.literal_eval(printed("import llm_callback; print(llm_callback.stats())")) == zero
 
