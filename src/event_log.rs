@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How much a log holds; the oldest events make room for new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// So many events. Lifecycle events are held beyond it.
+    /// So many events. The first one, which is the run's `lifecycle.started`, and the terminal one are held beyond it.
     pub events: usize,
     /// So many bytes of encoded events. The newest event is held whatever its size.
     pub bytes: usize,
@@ -81,8 +81,8 @@ pub(crate) struct State {
     head: Head,
     /// The latest events, oldest first, without holes.
     held: VecDeque<Arc<Frame>>,
-    /// Lifecycle events that are older than those.
-    pinned: Vec<Arc<Frame>>,
+    /// The first event, if it is a lifecycle event and older than those.
+    pinned: Option<Arc<Frame>>,
     bytes: usize,
     /// The sequence number of the next event. The first is 1.
     pub(crate) next: u64,
@@ -111,7 +111,7 @@ fn clock() -> u64 {
 }
 
 impl State {
-    /// The sequence number of the oldest event that is held, lifecycle events aside.
+    /// The sequence number of the oldest event that is held, the pinned one aside.
     pub(crate) fn oldest(&self) -> u64 {
         self.next - self.held.len() as u64
     }
@@ -128,7 +128,7 @@ impl State {
         self.held.range(skip.min(self.held.len())..).take(max)
     }
 
-    /// The lifecycle events that are older than what is held, from `sequence` on.
+    /// The pinned event, if it is not before `sequence`.
     pub(crate) fn pinned(&self, sequence: u64) -> impl Iterator<Item = &Arc<Frame>> {
         self.pinned
             .iter()
@@ -196,8 +196,9 @@ impl State {
     fn drop_oldest(&mut self) {
         if let Some(frame) = self.held.pop_front() {
             self.bytes -= frame.len();
-            if frame.is_lifecycle() {
-                self.pinned.push(frame);
+            // What a user calls so later is an event as any other.
+            if frame.is_lifecycle() && frame.sequence() == 1 {
+                self.pinned = Some(frame);
             }
         }
     }
@@ -233,7 +234,7 @@ impl EventLog {
             state: Mutex::new(State {
                 head: Head::new(run_id),
                 held: VecDeque::new(),
-                pinned: Vec::new(),
+                pinned: None,
                 bytes: 0,
                 next: 1,
                 first_ms: None,
@@ -396,7 +397,10 @@ impl EventLog {
     /// How many events were appended, and how many of them are held.
     pub fn len(&self) -> (u64, usize) {
         let state = self.state.lock();
-        (state.next - 1, state.held.len() + state.pinned.len())
+        (
+            state.next - 1,
+            state.held.len() + usize::from(state.pinned.is_some()),
+        )
     }
 
     /// Whether nothing was appended yet.

@@ -292,7 +292,7 @@ impl Frame {
         self.word
     }
 
-    /// Whether it tells of the run's own life: such frames are never dropped.
+    /// Whether it tells of the run's own life. The first and the last event of a run do, and are never dropped.
     pub fn is_lifecycle(&self) -> bool {
         self.word.is_lifecycle()
     }

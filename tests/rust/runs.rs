@@ -382,3 +382,75 @@ fn shutdown_survives_callbacks() {
     assert!(runs.shutdown("going home", LONG));
     assert!(all.iter().all(|run| run.state() == RunState::Cancelled));
 }
+
+/// After its end a run is reached by nobody: its deadline and its parent's cancel mark nothing and call nothing, also
+/// not what its callbacks hold; a run that is part of it is still reached.
+#[test]
+fn ended_runs_are_left_alone() {
+    let runs = Runs::default();
+    let top = open(&runs, 1);
+    let deadline = Instant::now() + LONG;
+    let part_of = |parent| Opening {
+        parent: Some(parent),
+        deadline: Some(deadline),
+        ..Opening::default()
+    };
+    let done = runs.open(2, part_of(top.id())).unwrap();
+    let below = runs.open(3, part_of(done.id())).unwrap();
+    let held = Arc::new(());
+    for run in [&done, &below] {
+        let holds = Arc::clone(&held);
+        run.token().on_cancel(move |_| std::mem::forget(holds));
+    }
+    assert!(done.complete(&json!({})).unwrap());
+    assert_eq!(Arc::strong_count(&held), 2);
+    assert!(top.cancel(CancelKind::User, "all"));
+    assert!(!done.token().is_cancelled() && below.token().is_cancelled());
+    assert_eq!(
+        (done.state(), done.times().requested),
+        (RunState::Completed, None)
+    );
+    assert!(!done.cancel(CancelKind::User, "late"));
+    assert!(done.token().cancel(CancelKind::User, "by hand"));
+    assert_eq!(done.times().requested, None);
+    assert_eq!(below.token().cancelled().unwrap().kind, CancelKind::Parent);
+}
+
+/// The ids of a later generation are greater than those of the one before, though it was in the same millisecond.
+#[test]
+fn generations_are_in_order() {
+    let runs = Runs::default();
+    let mut last = None;
+    for _ in 0..5 {
+        let run = open(&runs, 1);
+        for _ in 0..3 {
+            let id = run.emit(&token()).unwrap();
+            assert!(last < Some(id));
+        }
+        assert!(run.complete(&json!({})).unwrap());
+        assert!(last < frames(&run).first().map(|frame| frame.id()));
+        last = run.log().last_id();
+    }
+}
+
+/// A finished run goes when its time is over, though nobody looks, opens or ends anything.
+#[test]
+fn finished_runs_go_by_themselves() {
+    let runs = Runs::new(Options {
+        grace: Duration::from_millis(5),
+        ..Options::default()
+    });
+    let logs: Vec<_> = (0..3)
+        .map(|id| {
+            let run = open(&runs, id);
+            assert!(run.complete(&json!({})).unwrap());
+            Arc::downgrade(run.log())
+        })
+        .collect();
+    let end = Instant::now() + LONG;
+    while logs.iter().any(|log| log.strong_count() > 0) {
+        assert!(Instant::now() < end, "they stay");
+        std::thread::yield_now();
+    }
+    assert_eq!(runs.stats().finished, 0);
+}
