@@ -74,9 +74,6 @@ pub(crate) struct Awaited {
     pub(crate) given_up: bool,
 }
 
-/// What a frame adds to its body, at most.
-const HEAD: usize = 256;
-
 pub(crate) struct State {
     head: Head,
     /// The latest events, oldest first, without holes.
@@ -436,22 +433,23 @@ impl EventLog {
 
     /// Whether somebody reads too slowly for this event to be appended at once.
     fn has_to_wait(&self, state: &State, body: &Body) -> bool {
-        let goes = state.goes(self.limits, body.len() + HEAD);
+        let goes = state.goes(self.limits, state.head.most(body));
         let mut awaited = state.awaited.iter();
         awaited.any(|awaited| !awaited.given_up && awaited.next < goes)
     }
 
-    fn wait_for_space(&self, state: &mut MutexGuard<'_, State>, body: &Body) {
+    /// Waits for those who would lose something by this event; whether it has waited.
+    fn wait_for_space(&self, state: &mut MutexGuard<'_, State>, body: &Body) -> bool {
         let mut since = None;
         while !state.ended {
-            let goes = state.goes(self.limits, body.len() + HEAD);
+            let goes = state.goes(self.limits, state.head.most(body));
             let late = state
                 .awaited
                 .iter_mut()
                 .filter(|awaited| !awaited.given_up && awaited.next < goes);
             let late: Vec<_> = late.collect();
             let Some(patience) = late.iter().map(|awaited| awaited.patience).max() else {
-                return;
+                break;
             };
             let since = *since.get_or_insert_with(Instant::now);
             let end = since.checked_add(patience);
@@ -460,13 +458,14 @@ impl EventLog {
                 for awaited in late {
                     awaited.given_up = true;
                 }
-                return;
+                break;
             }
             match end {
                 Some(end) => drop(self.read.wait_until(state, end)),
                 None => self.read.wait(state),
             }
         }
+        since.is_some()
     }
 }
 

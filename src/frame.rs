@@ -61,11 +61,6 @@ impl Body {
         self.word
     }
 
-    /// How many bytes it adds to a frame.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     fn encode<E>(
         word: Word,
         expected: usize,
@@ -183,6 +178,12 @@ impl Head {
             sequence: id.sequence.saturating_sub(1),
         });
         self.assemble(false, before, ms, &body)
+    }
+
+    /// How many bytes the frame of this body has at most.
+    pub(crate) fn most(&self, body: &Body) -> usize {
+        // Two ids and a sequence number of 20 digits each, milliseconds, and the 34 bytes around them.
+        self.bytes.len() + body.bytes.len() + 5 * 20 + 3 + 34
     }
 
     fn assemble(&mut self, has_id_line: bool, id: EventId, ms: u64, body: &Body) -> Frame {
