@@ -6,6 +6,7 @@ use llm_callback::{
     Body, CancelKind, Ended, Frame, OpenError, Opening, Options, Outlet, Overflow, Read, Run,
     RunId, RunState, Runs, Sink, Start, Word,
 };
+use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::io;
@@ -453,4 +454,160 @@ fn finished_runs_go_by_themselves() {
         std::thread::yield_now();
     }
     assert_eq!(runs.stats().finished, 0);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Open { pending: bool, below: Option<usize> },
+    Start(usize),
+    Emit(usize),
+    Cancel(usize),
+    Complete(usize),
+    Fail(usize),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let run = || any::<prop::sample::Index>().prop_map(|index| index.index(8));
+    prop_oneof![
+        4 => (any::<bool>(), prop::option::of(run()))
+            .prop_map(|(pending, below)| Operation::Open { pending, below }),
+        2 => run().prop_map(Operation::Start),
+        4 => run().prop_map(Operation::Emit),
+        2 => run().prop_map(Operation::Cancel),
+        1 => run().prop_map(Operation::Complete),
+        1 => run().prop_map(Operation::Fail),
+    ]
+}
+
+/// One run as the model has it.
+struct Modelled {
+    run: Arc<Run>,
+    parent: Option<usize>,
+    words: Vec<&'static str>,
+    is_asked: bool,
+    has_ended: bool,
+}
+
+impl Modelled {
+    fn start(&mut self) {
+        if self.words.is_empty() {
+            self.words.push("lifecycle.started");
+        }
+    }
+
+    fn end(&mut self, word: &'static str) -> bool {
+        if self.has_ended {
+            return false;
+        }
+        if !self.is_asked {
+            self.start();
+        }
+        let word = if self.is_asked {
+            "lifecycle.cancelled"
+        } else {
+            word
+        };
+        self.words.push(word);
+        self.has_ended = true;
+        true
+    }
+}
+
+/// A cancel of one: it and all below it are asked, also below what has ended; what has not started ends by it.
+fn ask(model: &mut [Modelled], index: usize) {
+    let mut reached = vec![index];
+    // Parents come before their children in the list.
+    for child in index + 1..model.len() {
+        if model[child]
+            .parent
+            .is_some_and(|parent| reached.contains(&parent))
+        {
+            reached.push(child);
+        }
+    }
+    for index in reached {
+        let run = &mut model[index];
+        run.is_asked |= !run.has_ended;
+        if run.is_asked && run.words.is_empty() {
+            run.end("");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 2 } else { 256 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever is asked of runs in whichever order, each says exactly what a plain model says, and its state is what
+    /// its last word says; what was cancelled before it started has never started.
+    #[test]
+    fn runs_behave_as_the_model(operations in prop::collection::vec(operation(), 0..60)) {
+        let runs = Runs::default();
+        let mut model: Vec<Modelled> = Vec::new();
+        let mut late = 0;
+        for operation in operations {
+            match operation {
+                Operation::Open { pending, below } => {
+                    let id = RunId::from(i64::try_from(model.len()).unwrap());
+                    let parent = below.filter(|parent| *parent < model.len());
+                    let above = parent.map(|parent| model[parent].run.id().clone());
+                    let opening = Opening { parent: above.as_ref(), pending, ..Opening::default() };
+                    let opened = runs.open(id, opening);
+                    let refused = parent.is_some_and(|parent| model[parent].has_ended || model[parent].is_asked);
+                    prop_assert_eq!(opened.is_err(), refused);
+                    let Ok(run) = opened else { continue };
+                    let words = if pending { vec![] } else { vec!["lifecycle.started"] };
+                    model.push(Modelled { run, parent, words, is_asked: false, has_ended: false });
+                }
+                Operation::Start(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.start(), !run.has_ended);
+                    run.start();
+                }
+                Operation::Emit(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.emit(&token()).is_err(), run.has_ended);
+                    if run.has_ended {
+                        late += 1;
+                    } else {
+                        run.start();
+                        run.words.push("llm.stream");
+                    }
+                }
+                Operation::Cancel(index) => {
+                    let Some(run) = model.get(index) else { continue };
+                    let is_first = !run.has_ended && !run.is_asked;
+                    prop_assert_eq!(run.run.cancel(CancelKind::User, ""), is_first);
+                    if is_first {
+                        ask(&mut model, index);
+                    }
+                }
+                Operation::Complete(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.complete("").unwrap(), run.end("lifecycle.completed"));
+                }
+                Operation::Fail(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.fail("", ""), run.end("lifecycle.failed"));
+                }
+            }
+            for run in &model {
+                prop_assert_eq!(words(&run.run), run.words.as_slice());
+                prop_assert_eq!(run.run.token().is_cancelled(), run.is_asked);
+                let state = match run.words.last() {
+                    None => "pending",
+                    Some(word) if run.has_ended => &word["lifecycle.".len()..],
+                    Some(_) => "running",
+                };
+                prop_assert_eq!(run.run.state().as_str(), state);
+            }
+            let live = model.iter().filter(|run| !run.has_ended).count();
+            let stats = runs.stats();
+            prop_assert_eq!((stats.live, stats.late), (live, late));
+            prop_assert_eq!(runs.has_live(), live > 0);
+        }
+    }
 }
