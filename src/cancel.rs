@@ -3,21 +3,22 @@
 //! # Locks
 //!
 //! Each token's lock protects its reason, its list of children and its callbacks, for the length of one operation
-//! on them. The timer's lock protects the alarms. One lock is held at a time: a walk down the tree copies the
-//! references to the children out of one lock before it takes the next. Under a lock no callback runs and none is
-//! dropped, and no reference to a token is dropped either, since with the last one go that token's callbacks.
+//! on them. One lock is held at a time: a walk down the tree copies the references to the children out of one lock
+//! before it takes the next. Under a lock no callback runs and none is dropped, and no reference to a token is dropped
+//! either, since with the last one go that token's callbacks.
 
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
+use crate::timer::{self, Alarm, Due};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-use timer::Alarm;
 
-#[cfg(all(any(test, feature = "python"), not(loom)))]
-pub(crate) use timer::forget_after_fork;
+#[cfg(all(feature = "python", not(loom)))]
+pub(crate) use crate::timer::forget_after_fork;
 
 /// Who or what asked for a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,7 +228,9 @@ impl CancelToken {
 
     /// Why to stop, if to stop. Does not block.
     pub fn cancelled(&self) -> Option<Cancelled> {
-        self.0.state.lock().cancelled.clone()
+        let why = &self.0.state.lock().cancelled;
+        // Without the flag it is what a retired token passes on.
+        why.clone().filter(|_| self.is_cancelled())
     }
 
     /// When this token is cancelled by itself: the earliest of its own deadline and those above, shields apart.
@@ -245,15 +248,32 @@ impl CancelToken {
     /// of those that this call was the first to reach have run. Another thread's cancel may still be busy with the
     /// callbacks of those that it was the first to reach: this one does not wait for it.
     pub fn cancel(&self, kind: CancelKind, reason: impl Into<Arc<str>>) -> bool {
-        let (first, called) = self.0.cancel(Cancelled::now(kind, reason.into()));
+        let (first, called) = self.0.cancel(Cancelled::now(kind, reason.into()), true);
+        call_all(&called);
+        first
+    }
+
+    /// As [`cancel`](Self::cancel), but like one from above: it does not reach a retired token itself.
+    pub(crate) fn cancel_unless_retired(&self, kind: CancelKind, reason: &str) -> bool {
+        let (first, called) = self.0.cancel(Cancelled::now(kind, reason.into()), false);
         call_all(&called);
         first
     }
 
     /// The first half of [`cancel`](Self::cancel): all is cancelled, no callback has run.
     pub(crate) fn mark(&self, kind: CancelKind, reason: Arc<str>) -> Marked {
-        let (_, called) = self.0.cancel(Cancelled::now(kind, reason));
+        let (_, called) = self.0.cancel(Cancelled::now(kind, reason), false);
         Marked(called)
+    }
+
+    /// The work of this token is done: neither its deadline nor a cancel from above reaches it any more, and its
+    /// callbacks are taken out, for the caller to drop. Of a token that is cancelled already nothing is taken.
+    ///
+    /// What is below goes on: tokens that are there now are reached from above, and by its deadline, as if it were
+    /// not there between. Tokens that are made below it from now on may be reached by its own
+    /// [`cancel`](Self::cancel) only.
+    pub(crate) fn retire(&self) -> Retired {
+        self.0.retire()
     }
 
     /// Has `callback` called once, when this token is cancelled; at once, on this thread, if it is already.
@@ -266,7 +286,7 @@ impl CancelToken {
     /// all below it. A callback that holds its own token, and is neither called nor stopped, is never freed.
     pub fn on_cancel(&self, callback: impl FnOnce(&Cancelled) + Send + 'static) -> Registration {
         let mut state = self.0.state.lock();
-        let Some(why) = state.cancelled.clone() else {
+        let Some(why) = state.cancelled.clone().filter(|_| self.is_cancelled()) else {
             let ticket = state.ticket();
             state.callbacks.insert(ticket, Box::new(callback));
             return Registration {
@@ -296,23 +316,27 @@ impl CancelToken {
     fn wait_for(&self, end: Option<Instant>) -> bool {
         let node = &*self.0;
         let mut state = node.state.lock();
-        while state.cancelled.is_none() {
+        while !self.is_cancelled() {
             match end {
                 None => node.changed.wait(&mut state),
                 Some(end) if node.changed.wait_until(&mut state, end) => break,
                 Some(_) => {}
             }
         }
-        state.cancelled.is_some()
+        self.is_cancelled()
     }
 
     /// Starts the clock of a node's own deadline, if it has one.
     fn armed(node: Arc<Node>) -> Self {
         if let Some(alarm) = node.alarm {
-            if alarm.at <= Instant::now() {
-                node.cancel(Cancelled::by_deadline());
+            if alarm.at() <= Instant::now() {
+                node.cancel(Cancelled::by_deadline(), true);
             } else {
-                timer::arm(alarm, &node);
+                let due = Arc::downgrade(&node);
+                assert!(
+                    timer::arm(alarm, due),
+                    "the system refuses the thread that watches deadlines"
+                );
             }
         }
         Self(node)
@@ -359,6 +383,12 @@ impl Registration {
     }
 }
 
+/// The callbacks of a token that was retired, to be dropped with no lock held.
+#[must_use]
+pub(crate) struct Retired {
+    _callbacks: BTreeMap<u64, Callback>,
+}
+
 /// Tokens that are cancelled, and whose callbacks still have to run.
 #[must_use]
 pub(crate) struct Marked(Vec<(Arc<Node>, Cancelled)>);
@@ -390,10 +420,11 @@ fn call_all(nodes: &[(Arc<Node>, Cancelled)]) {
 
 /// What the clones of one token share.
 struct Node {
-    /// True exactly when `state.cancelled` is something: the same for who wants no lock.
+    /// Whether the token is cancelled: the same for who wants no lock. Stored under the lock of `state`, which then
+    /// says why.
     cancelled: AtomicBool,
     state: Mutex<State>,
-    /// Who waits for `state.cancelled`.
+    /// Who waits for `cancelled`.
     changed: Condvar,
     deadline: Option<Instant>,
     /// Where the timer keeps this node, if its deadline is its own.
@@ -404,7 +435,11 @@ struct Node {
 
 #[derive(Default)]
 struct State {
+    /// Why; of a retired token also what only passed it on its way down.
     cancelled: Option<Cancelled>,
+    retired: bool,
+    /// It is in the list of the one above no more, nor with the timer.
+    apart: bool,
     /// The nodes directly below, as far as they may have to be told: empty once all below are cancelled.
     children: BTreeMap<u64, Weak<Node>>,
     /// Not yet called, in the order of registration. Nothing is added after a cancel.
@@ -433,9 +468,10 @@ impl Node {
     }
 
     fn child(self: &Arc<Self>, at: Option<Instant>) -> Arc<Self> {
-        let own = at.filter(|&at| self.deadline.is_none_or(|above| at < above));
-        let mut child = Self::new(own.or(self.deadline), own);
         let mut state = self.state.lock();
+        let above = self.deadline.filter(|_| !state.apart);
+        let own = at.filter(|&at| above.is_none_or(|above| at < above));
+        let mut child = Self::new(own.or(above), own);
         // In one lock with the list: a cancel comes before, and is seen here, or after, and finds the child there.
         if let Some(why) = &state.cancelled {
             child.state = Mutex::new(State {
@@ -453,20 +489,49 @@ impl Node {
         child
     }
 
+    fn retire(&self) -> Retired {
+        let mut state = self.state.lock();
+        state.retired = true;
+        let callbacks = if self.cancelled.load(Ordering::Relaxed) {
+            // Whoever cancelled it calls them.
+            BTreeMap::new()
+        } else {
+            std::mem::take(&mut state.callbacks)
+        };
+        // Who has tokens below stays, for their sake.
+        state.apart = state.children.is_empty();
+        let apart = state.apart;
+        drop(state);
+        if apart {
+            self.disarm();
+            if let Some((parent, ticket)) = &self.parent {
+                parent.state.lock().children.remove(ticket);
+            }
+        }
+        Retired {
+            _callbacks: callbacks,
+        }
+    }
+
     /// Cancels this node and all below it, and wakes who waits for them. Whether this call was the first to reach
-    /// this node, and the nodes that it was the first to reach and that have callbacks, the upper ones first.
+    /// this node, and the nodes that it was the first to reach and that have callbacks, the upper ones first. A
+    /// retired node only passes it on, unless it is this one and the cancel is `direct`.
     ///
     /// A list of children is emptied only when all below are cancelled, so of two walks that meet each does what
     /// the other has not done yet, and neither returns before both are done.
-    fn cancel(self: &Arc<Self>, why: Cancelled) -> (bool, Vec<(Arc<Self>, Cancelled)>) {
+    fn cancel(
+        self: &Arc<Self>,
+        why: Cancelled,
+        direct: bool,
+    ) -> (bool, Vec<(Arc<Self>, Cancelled)>) {
         let (mut first, mut called, mut passed) = (false, Vec::new(), Vec::new());
         let mut ahead = VecDeque::from([(Arc::clone(self), why)]);
         while let Some((node, why)) = ahead.pop_front() {
             let mut state = node.state.lock();
-            let reached = state.cancelled.is_none();
+            let is_meant = !state.retired || direct && Arc::ptr_eq(&node, self);
             let why = state.cancelled.get_or_insert(why).clone();
             // Release: the partner is the Acquire load in `CancelToken::is_cancelled`.
-            node.cancelled.store(true, Ordering::Release);
+            let reached = is_meant && !node.cancelled.swap(true, Ordering::Release);
             let below = state.children.values().filter_map(Weak::upgrade);
             ahead.extend(below.map(|child| (child, why.for_below())));
             let has_children = !state.children.is_empty();
@@ -511,6 +576,24 @@ impl Node {
     }
 }
 
+impl Due for Node {
+    /// Cancels here and calls back on another thread: one that blocks must not hold up others' deadlines.
+    fn due(self: Arc<Self>) {
+        let (_, called) = self.cancel(Cancelled::by_deadline(), false);
+        if called.is_empty() {
+            return;
+        }
+        let called = Arc::new(called);
+        let there = Arc::clone(&called);
+        let calling = thread::Builder::new()
+            .name("llm-on-cancel".into())
+            .spawn(move || call_all(&there));
+        if calling.is_err() {
+            call_all(&called);
+        }
+    }
+}
+
 impl Drop for Node {
     /// With the last node below it a node goes too. In a loop: a tree may be deeper than the stack.
     fn drop(&mut self) {
@@ -519,188 +602,6 @@ impl Drop for Node {
             above = Arc::into_inner(node).and_then(|mut node| node.leave());
         }
     }
-}
-
-/// The thread that cancels tokens whose deadline has passed.
-#[cfg(not(loom))]
-mod timer {
-    use super::{Cancelled, Node, call_all};
-    use crate::sync::{AtomicU64, Condvar, Mutex, OnceLock, Ordering};
-    use std::collections::BTreeMap;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::sync::{Arc, Weak};
-    use std::thread;
-    use std::time::{Duration, Instant};
-
-    /// How long the thread stays after the last alarm, so that short runs do not start one each.
-    const LINGER: Duration = Duration::from_millis(100);
-
-    static TIMER: Timer = Timer::new();
-
-    /// When a node is to be cancelled; the number tells those of one time apart.
-    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-    pub(super) struct Alarm {
-        pub(super) at: Instant,
-        number: u64,
-    }
-
-    impl Alarm {
-        pub(super) fn new(at: Instant) -> Self {
-            static NEXT: AtomicU64 = AtomicU64::new(0);
-            // Relaxed, no partner: only different, in the whole process, also after a fork.
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            Self { at, number }
-        }
-    }
-
-    pub(super) struct Timer {
-        pub(super) alarms: Mutex<Alarms>,
-        /// Who waits for the alarms: the thread, if it runs.
-        changed: Condvar,
-        /// The timer in place of this one, if this is the one of a process that we were forked from.
-        next: OnceLock<Box<Self>>,
-    }
-
-    pub(super) struct Alarms {
-        pub(super) nodes: BTreeMap<Alarm, Weak<Node>>,
-        pub(super) running: bool,
-    }
-
-    pub(super) fn arm(alarm: Alarm, node: &Arc<Node>) {
-        Timer::current().arm(alarm, Arc::downgrade(node));
-    }
-
-    pub(super) fn disarm(alarm: Alarm) {
-        Timer::current().disarm(alarm);
-    }
-
-    /// Starts anew in the child of a fork, where the thread is not and its lock may be held for ever. Deadlines
-    /// that were set before the fork do not come here: they are the parent's.
-    #[cfg(any(test, feature = "python"))]
-    pub(crate) fn forget_after_fork() {
-        let forgotten = Timer::current();
-        forgotten.next.get_or_init(|| Box::new(Timer::new()));
-    }
-
-    impl Timer {
-        const fn new() -> Self {
-            let alarms = Alarms {
-                nodes: BTreeMap::new(),
-                running: false,
-            };
-            Self {
-                alarms: Mutex::new(alarms),
-                changed: Condvar::new(),
-                next: OnceLock::new(),
-            }
-        }
-
-        pub(super) fn current() -> &'static Self {
-            let mut timer = &TIMER;
-            while let Some(next) = timer.next.get() {
-                timer = next;
-            }
-            timer
-        }
-
-        fn arm(&'static self, alarm: Alarm, node: Weak<Node>) {
-            let mut alarms = self.alarms.lock();
-            if !alarms.running {
-                // Under the lock, so that who comes meanwhile does not start another.
-                thread::Builder::new()
-                    .name("llm-deadlines".into())
-                    .spawn(|| self.run())
-                    .expect("the system refuses the thread that watches deadlines");
-                alarms.running = true;
-            }
-            alarms.nodes.insert(alarm, node);
-            let earliest = alarms.nodes.first_key_value();
-            let sooner = earliest.is_some_and(|(first, _)| *first == alarm);
-            drop(alarms);
-            if sooner {
-                self.changed.notify_one();
-            }
-        }
-
-        fn disarm(&self, alarm: Alarm) {
-            let mut alarms = self.alarms.lock();
-            let was_last = alarms.nodes.remove(&alarm).is_some() && alarms.nodes.is_empty();
-            drop(alarms);
-            if was_last {
-                self.changed.notify_one();
-            }
-        }
-
-        fn run(&self) {
-            while let Some(node) = self.next_due() {
-                // With a node may go those above it, and their callbacks' destructors may panic.
-                let _ = catch_unwind(AssertUnwindSafe(|| Self::fire(&node)));
-            }
-        }
-
-        /// Waits for the next alarm and takes it; nothing if there is none for a while: the thread has ended.
-        fn next_due(&self) -> Option<Weak<Node>> {
-            let mut alarms = self.alarms.lock();
-            loop {
-                if let Some(first) = alarms.nodes.first_entry() {
-                    let at = first.key().at;
-                    if at <= Instant::now() {
-                        return Some(first.remove());
-                    }
-                    self.changed.wait_until(&mut alarms, at);
-                } else if self
-                    .changed
-                    .wait_until(&mut alarms, Instant::now() + LINGER)
-                    && alarms.nodes.is_empty()
-                {
-                    alarms.running = false;
-                    return None;
-                }
-            }
-        }
-
-        /// Cancels here and calls back on another thread: one that blocks must not hold up others' deadlines.
-        fn fire(node: &Weak<Node>) {
-            let Some(node) = node.upgrade() else {
-                return;
-            };
-            let (_, called) = node.cancel(Cancelled::by_deadline());
-            if called.is_empty() {
-                return;
-            }
-            let called = Arc::new(called);
-            let there = Arc::clone(&called);
-            let calling = thread::Builder::new()
-                .name("llm-on-cancel".into())
-                .spawn(move || call_all(&there));
-            if calling.is_err() {
-                call_all(&called);
-            }
-        }
-    }
-}
-
-/// Loom has no clock: in a model deadlines do not pass.
-#[cfg(loom)]
-mod timer {
-    use super::Node;
-    use std::sync::Arc;
-    use std::time::Instant;
-
-    #[derive(Clone, Copy)]
-    pub(super) struct Alarm {
-        pub(super) at: Instant,
-    }
-
-    impl Alarm {
-        pub(super) fn new(at: Instant) -> Self {
-            Self { at }
-        }
-    }
-
-    pub(super) fn arm(_: Alarm, _: &Arc<Node>) {}
-
-    pub(super) fn disarm(_: Alarm) {}
 }
 
 #[cfg(all(test, not(loom)))]
@@ -939,13 +840,67 @@ mod tests {
         assert!(token.wait(Some(Duration::MAX)));
     }
 
+    /// A retired token is not reached from above or by its deadline, keeps no callbacks and is in no list; what it
+    /// says of itself still counts.
+    #[test]
+    fn retired_tokens_are_left_alone() {
+        let top = CancelToken::new();
+        let done = top.child_with_timeout(LONG);
+        let held = Arc::new(());
+        let holds = Arc::clone(&held);
+        done.on_cancel(move |_| drop(holds));
+        drop(done.retire());
+        assert_eq!((children(&top), Arc::strong_count(&held)), (0, 1));
+        assert!(!timer::is_armed(done.0.alarm.unwrap()));
+        assert_eq!(done.child().deadline(), None);
+        top.cancel(CancelKind::User, "");
+        assert!(!done.is_cancelled() && done.cancelled().is_none());
+        assert!(!done.wait(Some(Duration::ZERO)));
+        assert!(!done.cancel_unless_retired(CancelKind::User, "over"));
+        let after = done.child();
+        assert!(done.cancel(CancelKind::Shutdown, "by hand"));
+        assert!(done.is_cancelled() && after.is_cancelled());
+    }
+
+    /// What was below a token when it retired is still reached from above, and by its deadline.
+    #[test]
+    fn retired_tokens_pass_it_on() {
+        let top = CancelToken::new();
+        let done = top.child();
+        let below = done.child();
+        drop(done.retire());
+        let later = done.child();
+        top.cancel(CancelKind::User, "");
+        assert!(!done.is_cancelled() && below.is_cancelled() && later.is_cancelled());
+        assert_eq!(kind(&done.child()), Some(CancelKind::Parent));
+        assert_eq!(kind(&done), None);
+
+        let done = CancelToken::with_timeout(SOON);
+        let below = done.child();
+        drop(done.retire());
+        assert!(below.wait(Some(LONG)));
+        assert_eq!(
+            (kind(&below), kind(&done)),
+            (Some(CancelKind::Parent), None)
+        );
+    }
+
+    /// A token that is cancelled keeps its callbacks when it retires: whoever cancelled it calls them.
+    #[test]
+    fn retiring_takes_no_callback_from_a_cancel() {
+        let token = CancelToken::new();
+        let (sender, calls) = mpsc::channel();
+        token.on_cancel(move |_| sender.send(()).unwrap());
+        let marked = token.mark(CancelKind::User, "".into());
+        drop(token.retire());
+        marked.call();
+        assert_eq!(calls.try_iter().count(), 1);
+    }
+
     /// A token that is dropped or cancelled before its deadline leaves the timer.
     #[test]
     fn alarms_leave() {
-        let is_set = |alarm: Alarm| {
-            let alarms = timer::Timer::current().alarms.lock();
-            alarms.nodes.contains_key(&alarm)
-        };
+        let is_set = timer::is_armed;
         let (dropped, cancelled) = (
             CancelToken::with_timeout(LONG),
             CancelToken::with_timeout(LONG),
@@ -955,55 +910,5 @@ mod tests {
         drop(dropped);
         cancelled.cancel(CancelKind::User, "");
         assert!(!is_set(first) && !is_set(second));
-    }
-
-    /// The timer's thread ends when no deadline is left, starts again for the next, and is replaced after a fork.
-    #[test]
-    #[ignore = "alone in its process: `timer_thread_comes_and_goes` runs it"]
-    fn timer_thread_alone() {
-        let running = || timer::Timer::current().alarms.lock().running;
-        let ends = || {
-            let end = Instant::now() + LONG;
-            while running() {
-                assert!(Instant::now() < end, "the timer's thread stays");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
-        drop(CancelToken::new());
-        assert!(!running());
-        let token = CancelToken::with_timeout(LONG);
-        assert!(running());
-        drop(token);
-        ends();
-        assert!(CancelToken::with_timeout(SOON).wait(Some(LONG)));
-        ends();
-
-        // As in the child of a fork that came while another thread had the lock.
-        let old = timer::Timer::current();
-        let (before, held) = (CancelToken::with_timeout(LONG), old.alarms.lock());
-        forget_after_fork();
-        assert!(!running());
-        drop(before);
-        let after = CancelToken::with_timeout(SOON);
-        assert!(running());
-        assert!(after.wait(Some(LONG)));
-        ends();
-        drop(held);
-    }
-
-    /// In a process of its own, since others' deadlines keep the thread.
-    #[test]
-    #[cfg_attr(miri, ignore = "starts a process")]
-    fn timer_thread_comes_and_goes() {
-        let this = std::env::current_exe().unwrap();
-        let output = std::process::Command::new(this)
-            .args(["--ignored", "--exact", "cancel::tests::timer_thread_alone"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}"
-        );
     }
 }

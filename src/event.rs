@@ -227,7 +227,7 @@ impl Word {
         Self { category, action }
     }
 
-    /// Whether it tells of the run's own life: such events are never dropped.
+    /// Whether it tells of the run's own life. The first and the last event of a run do, and are never dropped.
     pub const fn is_lifecycle(self) -> bool {
         matches!(self.category, Category::Lifecycle)
     }

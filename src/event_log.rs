@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How much a log holds; the oldest events make room for new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// So many events. Lifecycle events are held beyond it.
+    /// So many events. The first one, which is the run's `lifecycle.started`, and the terminal one are held beyond it.
     pub events: usize,
     /// So many bytes of encoded events. The newest event is held whatever its size.
     pub bytes: usize,
@@ -74,15 +74,12 @@ pub(crate) struct Awaited {
     pub(crate) given_up: bool,
 }
 
-/// What a frame adds to its body, at most.
-const HEAD: usize = 256;
-
 pub(crate) struct State {
     head: Head,
     /// The latest events, oldest first, without holes.
     held: VecDeque<Arc<Frame>>,
-    /// Lifecycle events that are older than those.
-    pinned: Vec<Arc<Frame>>,
+    /// The first event, if it is a lifecycle event and older than those.
+    pinned: Option<Arc<Frame>>,
     bytes: usize,
     /// The sequence number of the next event. The first is 1.
     pub(crate) next: u64,
@@ -111,7 +108,7 @@ fn clock() -> u64 {
 }
 
 impl State {
-    /// The sequence number of the oldest event that is held, lifecycle events aside.
+    /// The sequence number of the oldest event that is held, the pinned one aside.
     pub(crate) fn oldest(&self) -> u64 {
         self.next - self.held.len() as u64
     }
@@ -128,7 +125,7 @@ impl State {
         self.held.range(skip.min(self.held.len())..).take(max)
     }
 
-    /// The lifecycle events that are older than what is held, from `sequence` on.
+    /// The pinned event, if it is not before `sequence`.
     pub(crate) fn pinned(&self, sequence: u64) -> impl Iterator<Item = &Arc<Frame>> {
         self.pinned
             .iter()
@@ -196,8 +193,9 @@ impl State {
     fn drop_oldest(&mut self) {
         if let Some(frame) = self.held.pop_front() {
             self.bytes -= frame.len();
-            if frame.is_lifecycle() {
-                self.pinned.push(frame);
+            // What a user calls so later is an event as any other.
+            if frame.is_lifecycle() && frame.sequence() == 1 {
+                self.pinned = Some(frame);
             }
         }
     }
@@ -233,7 +231,7 @@ impl EventLog {
             state: Mutex::new(State {
                 head: Head::new(run_id),
                 held: VecDeque::new(),
-                pinned: Vec::new(),
+                pinned: None,
                 bytes: 0,
                 next: 1,
                 first_ms: None,
@@ -396,7 +394,10 @@ impl EventLog {
     /// How many events were appended, and how many of them are held.
     pub fn len(&self) -> (u64, usize) {
         let state = self.state.lock();
-        (state.next - 1, state.held.len() + state.pinned.len())
+        (
+            state.next - 1,
+            state.held.len() + usize::from(state.pinned.is_some()),
+        )
     }
 
     /// Whether nothing was appended yet.
@@ -432,22 +433,23 @@ impl EventLog {
 
     /// Whether somebody reads too slowly for this event to be appended at once.
     fn has_to_wait(&self, state: &State, body: &Body) -> bool {
-        let goes = state.goes(self.limits, body.len() + HEAD);
+        let goes = state.goes(self.limits, state.head.most(body));
         let mut awaited = state.awaited.iter();
         awaited.any(|awaited| !awaited.given_up && awaited.next < goes)
     }
 
-    fn wait_for_space(&self, state: &mut MutexGuard<'_, State>, body: &Body) {
+    /// Waits for those who would lose something by this event; whether it has waited.
+    fn wait_for_space(&self, state: &mut MutexGuard<'_, State>, body: &Body) -> bool {
         let mut since = None;
         while !state.ended {
-            let goes = state.goes(self.limits, body.len() + HEAD);
+            let goes = state.goes(self.limits, state.head.most(body));
             let late = state
                 .awaited
                 .iter_mut()
                 .filter(|awaited| !awaited.given_up && awaited.next < goes);
             let late: Vec<_> = late.collect();
             let Some(patience) = late.iter().map(|awaited| awaited.patience).max() else {
-                return;
+                break;
             };
             let since = *since.get_or_insert_with(Instant::now);
             let end = since.checked_add(patience);
@@ -456,13 +458,14 @@ impl EventLog {
                 for awaited in late {
                     awaited.given_up = true;
                 }
-                return;
+                break;
             }
             match end {
                 Some(end) => drop(self.read.wait_until(state, end)),
                 None => self.read.wait(state),
             }
         }
+        since.is_some()
     }
 }
 

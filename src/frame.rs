@@ -61,11 +61,6 @@ impl Body {
         self.word
     }
 
-    /// How many bytes it adds to a frame.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// As `new`, for a caller that writes the JSON of both by itself.
     pub(crate) fn encode<E>(
         word: Word,
@@ -186,6 +181,12 @@ impl Head {
         self.assemble(false, before, ms, &body)
     }
 
+    /// How many bytes the frame of this body has at most.
+    pub(crate) fn most(&self, body: &Body) -> usize {
+        // Two ids and a sequence number of 20 digits each, milliseconds, and the 34 bytes around them.
+        self.bytes.len() + body.bytes.len() + 5 * 20 + 3 + 34
+    }
+
     fn assemble(&mut self, has_id_line: bool, id: EventId, ms: u64, body: &Body) -> Frame {
         let time = Timestamp::new(ms);
         if time.second() != self.second {
@@ -293,7 +294,7 @@ impl Frame {
         self.word
     }
 
-    /// Whether it tells of the run's own life: such frames are never dropped.
+    /// Whether it tells of the run's own life. The first and the last event of a run do, and are never dropped.
     pub fn is_lifecycle(&self) -> bool {
         self.word.is_lifecycle()
     }

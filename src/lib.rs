@@ -54,6 +54,8 @@ pub mod sse;
 mod stats;
 mod subscription;
 mod sync;
+mod table;
+mod timer;
 mod timestamp;
 
 #[cfg(feature = "python")]
@@ -68,7 +70,8 @@ pub use frame::{Body, Frame, Head, coalesce};
 pub use registry::{Registry, Unregistered};
 pub use run::{Run, RunState, Scope, Times};
 pub use run_id::RunId;
-pub use runs::{OpenError, Opening, Options, Runs, RunsStats};
+pub use runs::{Opening, Options, Runs};
 pub use sink::{NdjsonFile, Outlet, Sink, SinkStats};
 pub use stats::{Counters, Stats};
 pub use subscription::{Closer, Lagged, Overflow, Read, Start, Subscription};
+pub use table::{OpenError, RunsStats};

@@ -1,6 +1,6 @@
 //! The life of one run: it is opened, starts, emits, may be cancelled, and has one end.
 
-use crate::cancel::{CancelKind, CancelToken, Cancelled};
+use crate::cancel::{CancelKind, CancelToken, Cancelled, Retired};
 use crate::event::{Action, EventId, Word};
 use crate::event_log::{Ended, EventLog};
 use crate::frame::Body;
@@ -163,6 +163,10 @@ impl Run {
     }
 
     /// The token that is cancelled when the run is to stop: hand out children of it.
+    ///
+    /// After the end of the run neither its deadline nor a cancel of its parent reaches the token, and its callbacks are
+    /// dropped. The tokens below it, and so the runs that are part of it, are still reached by these. What the token
+    /// itself is told to do, it does.
     pub fn token(&self) -> &CancelToken {
         &self.token
     }
@@ -265,7 +269,7 @@ impl Run {
     /// A run that has not started ends by it. One that has ended is not asked any more.
     pub fn cancel(&self, kind: CancelKind, reason: &str) -> bool {
         let has_ended = self.log.stage().1.is_some();
-        !has_ended && self.token.cancel(kind, reason)
+        !has_ended && self.token.cancel_unless_retired(kind, reason)
     }
 
     /// Notes that the run's code was told of its cancellation. Only the first time is kept.
@@ -346,7 +350,9 @@ impl Run {
     /// Ends the run as its only event, if it has not started.
     fn end_unstarted(&self, why: &Cancelled) {
         let body = self.cancelled(why, Object::empty());
-        let ended = || self.has_ended(Some(why));
+        // Of the token: dropped with no lock held.
+        let mut retired = None;
+        let ended = || retired = Some(self.has_ended(Some(why)));
         self.log.append_unopened(&body, ended);
     }
 
@@ -359,16 +365,21 @@ impl Run {
     }
 
     fn end(&self, body: &Body, why: Option<&Cancelled>) -> Result<EventId, Ended> {
+        // Of the token: dropped after all are woken, since destructors may do anything.
+        let mut retired = None;
         // Before anybody is woken by it: who then opens a run of this id finds it ended.
-        self.log.append_then(body, || self.has_ended(why))
+        let ended = || retired = Some(self.has_ended(why));
+        self.log.append_then(body, ended)
     }
 
-    fn has_ended(&self, why: Option<&Cancelled>) {
+    fn has_ended(&self, why: Option<&Cancelled>) -> Retired {
         self.unstarted.store(false, Ordering::Release);
         self.asked.get_or_init(|| why.map(|why| why.requested_at));
+        let retired = self.token.retire();
         if let Some(home) = self.home.upgrade() {
             home.has_ended(self);
         }
+        retired
     }
 
     fn was_late(&self) {

@@ -1,18 +1,17 @@
-//! The table of live and recently finished runs.
+//! The runs of a process: opened, found, cancelled and shut down, with the sinks that all their events go to.
 
-use crate::cancel::{CancelKind, CancelToken, Cancelled};
+use crate::cancel::{CancelKind, CancelToken};
 use crate::event::Word;
 use crate::event_log::{EventLog, Limits, Tap};
 use crate::object::Object;
 use crate::run::{Home, Run, lifecycle};
 use crate::run_id::RunId;
 use crate::sink::{Feed, Outlet, SinkStats};
-use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
-use rustc_hash::{FxHashMap, FxHashSet};
+use crate::sync::Mutex;
+use crate::table::{OpenError, RunsStats, Table};
 use serde_json::value::RawValue;
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How much a table remembers.
@@ -20,7 +19,8 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// How much each run's log holds.
     pub limits: Limits,
-    /// How long a finished run can still be found and read.
+    /// How long a finished run can still be found and read. When the time is over it goes, whether or not anybody looks:
+    /// the thread that watches deadlines also watches for this.
     pub grace: Duration,
     /// How many finished runs can be found at most; the one that ended first goes first.
     pub finished: usize,
@@ -50,82 +50,6 @@ pub struct Opening<'a> {
     pub pending: bool,
 }
 
-/// Why a run was not opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// A run of this id is live.
-    Live(RunId),
-    /// The run that it was to be a part of is not live.
-    NoParent(RunId),
-    /// The run that it was to be a part of was cancelled, for this reason.
-    ParentCancelled(RunId, Cancelled),
-    /// The table was shut down.
-    ShutDown,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Live(id) => write!(
-                f,
-                "run {id} is live: it must end before another of this id begins"
-            ),
-            Self::NoParent(id) => write!(f, "the parent run {id} is not live"),
-            Self::ParentCancelled(id, why) => write!(f, "the parent run {id} was {why}"),
-            Self::ShutDown => f.write_str("the runs were shut down: none is opened any more"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
-/// How many runs the table has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RunsStats {
-    /// Runs without a terminal event.
-    pub live: usize,
-    /// Finished runs that can still be read.
-    pub finished: usize,
-    /// Runs that were ever opened.
-    pub opened: u64,
-    /// Events that came after the end of their run: refused, not kept.
-    pub late: u64,
-}
-
-#[derive(Default)]
-struct Table {
-    /// Ids that are taken by a run that is just being made.
-    opening: FxHashSet<RunId>,
-    live: FxHashMap<RunId, Arc<Run>>,
-    finished: FxHashMap<RunId, Arc<Run>>,
-    /// The finished runs in the order of their ends: when, which, of what generation.
-    ended: VecDeque<(Instant, RunId, u64)>,
-    opened: u64,
-    shut_down: bool,
-}
-
-impl Table {
-    /// Takes out the finished runs that are too old or too many. They are dropped by the caller, outside the lock.
-    fn expire(&mut self, options: &Options) -> Vec<Arc<Run>> {
-        let mut expired = Vec::new();
-        while let Some((at, id, generation)) = self.ended.front() {
-            if self.ended.len() <= options.finished && at.elapsed() < options.grace {
-                break;
-            }
-            // A later generation may have taken its place.
-            if self
-                .finished
-                .get(id)
-                .is_some_and(|latest| latest.generation() == *generation)
-            {
-                expired.extend(self.finished.remove(id));
-            }
-            self.ended.pop_front();
-        }
-        expired
-    }
-}
-
 /// The sinks, and what the next run's log gets of them.
 #[derive(Default)]
 struct Sinks {
@@ -141,16 +65,10 @@ impl Sinks {
 }
 
 struct Inner {
-    options: Options,
-    /// Protects the table. Under it: map operations; never a log's or a token's lock, never a drop of a run.
-    table: Mutex<Table>,
-    /// Whether any run is live. Stored under the table's lock; read without it, relaxed: whoever has heard of a run, in
-    /// whichever way, also sees this, and it publishes nothing else.
-    has_live: AtomicBool,
-    /// Relaxed, no partner: a count.
-    late: AtomicU64,
-    /// Protects the list of the sinks. Under it: list operations; nobody waits for a sink under it. After the table, so
-    /// that the last words of runs that go with it are written.
+    limits: Limits,
+    /// Before the sinks, so that the last words of runs that go with it are written.
+    table: Arc<Table>,
+    /// Protects the list of the sinks. Under it: list operations; nobody waits for a sink under it.
     sinks: Mutex<Sinks>,
 }
 
@@ -166,7 +84,8 @@ pub struct Runs(Arc<Inner>);
 
 impl fmt::Debug for Runs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Runs").field(&self.stats()).finish()
+        let stats = self.0.table.stats_as_is();
+        f.debug_tuple("Runs").field(&stats).finish()
     }
 }
 
@@ -185,10 +104,8 @@ impl Runs {
     /// An empty table, each of whose runs' events goes to these sinks too, in its order.
     pub fn with_sinks(options: Options, outlets: Vec<Outlet>) -> Self {
         Self(Arc::new(Inner {
-            options,
-            table: Mutex::new(Table::default()),
-            has_live: AtomicBool::new(false),
-            late: AtomicU64::new(0),
+            limits: options.limits,
+            table: Table::new(options.grace, options.finished),
             sinks: Mutex::new(Sinks::fed(outlets)),
         }))
     }
@@ -211,52 +128,46 @@ impl Runs {
         let data = opening.data.map_or_else(Object::empty, |data| {
             Object::encode(data, "data").expect("it is JSON")
         });
-        let Reserved {
-            above,
-            before,
-            number,
-        } = self.reserve(&id, opening.parent)?;
-        let token = match (&above, opening.deadline) {
+        let reserved = self.0.table.reserve(&id, opening.parent)?;
+        let above = reserved.parent.as_ref().map(|run| run.token());
+        let token = match (above, opening.deadline) {
             (None, None) => CancelToken::new(),
             (None, Some(deadline)) => CancelToken::with_deadline(deadline),
-            (Some(above), None) => above.token().child(),
-            (Some(above), Some(deadline)) => above.token().child_with_deadline(deadline),
+            (Some(above), None) => above.child(),
+            (Some(above), Some(deadline)) => above.child_with_deadline(deadline),
         };
-        if let Some(above) = above
+        if let (Some(above), Some(parent)) = (above, opening.parent)
             && token
                 .cancelled()
                 .is_some_and(|why| why.kind == CancelKind::Parent)
         {
-            self.0.table.lock().opening.remove(&id);
-            let why = above.token().cancelled().expect("its child is");
-            return Err(OpenError::ParentCancelled(above.id().clone(), why));
+            let why = above.cancelled().expect("a child of it is");
+            return Err(OpenError::ParentCancelled(parent.clone(), why));
         }
-        let last = before.as_ref().and_then(|run| run.log().last_id());
+        let before = reserved.before.as_ref();
         // A clock that went back must not give out ids of the generation before again.
-        let earliest = last.map_or(0, |id| id.ms + 1);
-        let first = lifecycle(Word::STARTED, opening.parent, data);
-        let log = EventLog::unopened(&id, self.0.options.limits, self.tap(), first, earliest);
+        let earliest = before.and_then(|run| run.log().last_id());
+        let log = EventLog::unopened(
+            &id,
+            self.0.limits,
+            self.tap(),
+            lifecycle(Word::STARTED, opening.parent, data),
+            earliest.map_or(0, |id| id.ms + 1),
+        );
         let generation = before.map_or(1, |run| run.generation() + 1);
-        let home: Arc<dyn Home> = Arc::clone(&self.0) as _;
+        let home: Weak<dyn Home> = Arc::downgrade(&self.0.table) as _;
         let run = Run::new(
-            id.clone(),
-            (generation, number),
+            id,
+            (generation, reserved.number),
             opening.parent.cloned(),
             token,
             log,
-            Arc::downgrade(&home),
+            home,
         );
-
-        let mut table = self.0.table.lock();
-        table.opening.remove(&id);
-        if table.shut_down {
-            drop(table);
+        if !reserved.fill(&run) {
             run.discard();
             return Err(OpenError::ShutDown);
         }
-        table.live.insert(id, Arc::clone(&run));
-        self.0.has_live.store(true, Ordering::Relaxed);
-        drop(table);
         if opening.pending {
             run.end_unstarted_on_cancel();
         } else {
@@ -265,70 +176,30 @@ impl Runs {
         Ok(run)
     }
 
-    /// Takes the id for a run that is about to be made.
-    fn reserve(&self, id: &RunId, parent: Option<&RunId>) -> Result<Reserved, OpenError> {
-        // Dropped after the guard.
-        let _expired;
-        let mut table = self.0.table.lock();
-        _expired = table.expire(&self.0.options);
-        if table.shut_down {
-            return Err(OpenError::ShutDown);
-        }
-        if table.live.contains_key(id) || table.opening.contains(id) {
-            return Err(OpenError::Live(id.clone()));
-        }
-        let above = match parent {
-            None => None,
-            Some(parent) => {
-                let run = table.live.get(parent);
-                Some(Arc::clone(
-                    run.ok_or_else(|| OpenError::NoParent(parent.clone()))?,
-                ))
-            }
-        };
-        table.opened += 1;
-        table.opening.insert(id.clone());
-        Ok(Reserved {
-            above,
-            before: table.finished.get(id).cloned(),
-            number: table.opened,
-        })
-    }
-
     /// Whether any run is live. One relaxed atomic load: for a host that asks at every event and mostly has none.
     #[inline]
     pub fn has_live(&self) -> bool {
-        self.0.has_live.load(Ordering::Relaxed)
+        self.0.table.has_live()
     }
 
     /// The live run of this id, also one that has not started.
     pub fn live(&self, id: &RunId) -> Option<Arc<Run>> {
-        self.0.table.lock().live.get(id).cloned()
+        self.0.table.live(id)
     }
 
     /// As [`live`](Self::live), for a thread that must not wait: `None` if the table's lock is taken.
     pub fn try_live(&self, id: &RunId) -> Option<Option<Arc<Run>>> {
-        let table = self.0.table.try_lock()?;
-        Some(table.live.get(id).cloned())
+        self.0.table.try_live(id)
     }
 
     /// The latest run of this id, live or finished.
     pub fn get(&self, id: &RunId) -> Option<Arc<Run>> {
-        let mut table = self.0.table.lock();
-        let expired = table.expire(&self.0.options);
-        let run = table
-            .live
-            .get(id)
-            .or_else(|| table.finished.get(id))
-            .cloned();
-        drop(table);
-        drop(expired);
-        run
+        self.0.table.get(id)
     }
 
     /// The live runs, in no order.
     pub fn active(&self) -> Vec<Arc<Run>> {
-        self.0.table.lock().live.values().cloned().collect()
+        self.0.table.all_live()
     }
 
     /// Asks the live run of this id, and all below it, to stop; whether there is one, and this was the first to ask.
@@ -344,11 +215,7 @@ impl Runs {
     /// this call from returning, and no run from ending. A sink that has not written all in time goes on by itself, and
     /// nobody waits for it again but the next call of this.
     pub fn shutdown(&self, reason: &str, patience: Duration) -> bool {
-        let mut live: Vec<_> = {
-            let mut table = self.0.table.lock();
-            table.shut_down = true;
-            table.live.values().cloned().collect()
-        };
+        let mut live = self.0.table.shut();
         // A run before its parent, whose cancel would reach it in the parent's name.
         live.sort_unstable_by_key(|run| std::cmp::Reverse(run.number()));
         let reason: Arc<str> = reason.into();
@@ -379,21 +246,7 @@ impl Runs {
 
     /// How many runs there are.
     pub fn stats(&self) -> RunsStats {
-        let mut table = self.0.table.lock();
-        let expired = table.expire(&self.0.options);
-        let stats = self.count(&table);
-        drop(table);
-        drop(expired);
-        stats
-    }
-
-    fn count(&self, table: &Table) -> RunsStats {
-        RunsStats {
-            live: table.live.len(),
-            finished: table.finished.len(),
-            opened: table.opened,
-            late: self.0.late.load(Ordering::Relaxed),
-        }
+        self.0.table.stats()
     }
 
     /// Gives every event of the runs that are opened from now on to this sink too, in each run's order.
@@ -433,40 +286,6 @@ impl Runs {
         (!feeds.is_empty()).then(|| -> Tap {
             Box::new(move |frame| feeds.iter().for_each(|feed| feed.offer(frame)))
         })
-    }
-}
-
-/// What a run finds when its id is taken for it.
-struct Reserved {
-    above: Option<Arc<Run>>,
-    /// The finished run of the same id.
-    before: Option<Arc<Run>>,
-    number: u64,
-}
-
-impl Home for Inner {
-    fn has_ended(&self, run: &Run) {
-        let mut table = self.table.lock();
-        // One that was never in the table, or is out of it, must not take another of its id along.
-        if table.live.get(run.id()).map(|run| run.generation()) != Some(run.generation()) {
-            return;
-        }
-        let Some(run) = table.live.remove(run.id()) else {
-            return;
-        };
-        self.has_live
-            .store(!table.live.is_empty(), Ordering::Relaxed);
-        let replaced = table.finished.insert(run.id().clone(), Arc::clone(&run));
-        table
-            .ended
-            .push_back((Instant::now(), run.id().clone(), run.generation()));
-        let expired = table.expire(&self.options);
-        drop(table);
-        drop((replaced, expired));
-    }
-
-    fn was_late(&self) {
-        self.late.fetch_add(1, Ordering::Relaxed);
     }
 }
 

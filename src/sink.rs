@@ -5,7 +5,8 @@ use crate::sync::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use std::fmt;
 use std::fs::{File, OpenOptions, rename};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,7 +15,8 @@ use std::time::Instant;
 /// At most so many events are handed to a sink at once.
 const BATCH: usize = 256;
 
-/// Where events go. It is called on one thread, its own: it may block, and holds up nobody but itself.
+/// Where events go. It is called on one thread, its own: it may block, and holds up nobody but itself. A panic counts as
+/// an error; the sink is called again with what comes next.
 pub trait Sink: Send + 'static {
     /// Takes events, each run's in its order.
     ///
@@ -38,7 +40,9 @@ pub struct SinkStats {
     pub written: u64,
     /// Events that found its channel full, and were not offered again.
     pub dropped: u64,
-    /// Times that it failed.
+    /// Events that it was given and failed to take; some of them it may have taken.
+    pub failed: u64,
+    /// Times that it failed, also to make lasting what it had taken.
     pub errors: u64,
 }
 
@@ -46,6 +50,7 @@ pub struct SinkStats {
 struct Counts {
     written: AtomicU64,
     dropped: AtomicU64,
+    failed: AtomicU64,
     errors: AtomicU64,
 }
 
@@ -90,8 +95,12 @@ impl Outlet {
     ///
     /// # Errors
     ///
-    /// What the system has against another thread.
+    /// What the system has against another thread, and [`io::ErrorKind::InvalidInput`] for a name with a NUL in it.
     pub fn start(name: &str, sink: impl Sink, capacity: usize) -> io::Result<Self> {
+        if name.contains('\0') {
+            let what = "the name of a sink must not contain NUL";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let (channel, frames) = bounded(capacity);
         let (running, stop) = bounded(0);
         let (working, done) = bounded(0);
@@ -130,6 +139,7 @@ impl Outlet {
         SinkStats {
             written: counts.written.load(Ordering::Relaxed),
             dropped: counts.dropped.load(Ordering::Relaxed),
+            failed: counts.failed.load(Ordering::Relaxed),
             errors: counts.errors.load(Ordering::Relaxed),
         }
     }
@@ -189,11 +199,6 @@ impl Stopping {
 
 /// Writes until `stop` is closed, and then what is still there.
 fn drain(frames: &Receiver<Arc<Frame>>, stop: &Receiver<()>, mut sink: impl Sink, counts: &Counts) {
-    let count_error = |done: io::Result<()>| {
-        if done.is_err() {
-            counts.errors.fetch_add(1, Ordering::Relaxed);
-        }
-    };
     loop {
         let first = select! {
             recv(frames) -> frame => frame.ok(),
@@ -202,30 +207,43 @@ fn drain(frames: &Receiver<Arc<Frame>>, stop: &Receiver<()>, mut sink: impl Sink
         let Some(first) = first else { break };
         let mut batch = vec![first];
         batch.extend(frames.try_iter().take(BATCH - 1));
-        let written = sink.write(&batch);
-        if written.is_ok() {
-            counts
-                .written
-                .fetch_add(batch.len() as u64, Ordering::Relaxed);
-        }
-        count_error(written);
+        let count = if attempt(counts, || sink.write(&batch)) {
+            &counts.written
+        } else {
+            &counts.failed
+        };
+        count.fetch_add(batch.len() as u64, Ordering::Relaxed);
         if batch.iter().any(|frame| frame.is_lifecycle()) {
-            count_error(sink.flush());
+            attempt(counts, || sink.flush());
         }
     }
-    count_error(sink.flush());
+    attempt(counts, || sink.flush());
+}
+
+/// Whether it went well; an error, or a panic, is counted.
+fn attempt(counts: &Counts, what: impl FnOnce() -> io::Result<()>) -> bool {
+    // The panic hook has told of it. What the sink may have left half done is its own.
+    let done = catch_unwind(AssertUnwindSafe(what));
+    let is_done = matches!(done, Ok(Ok(())));
+    if !is_done {
+        counts.errors.fetch_add(1, Ordering::Relaxed);
+    }
+    is_done
 }
 
 /// Newline-delimited JSON in a file that is rotated by size.
 ///
 /// When an event would make it larger than `max_bytes`, the file is renamed with `.1` at its end, in place of an older one, and
-/// a new one is begun. An event is never split.
+/// a new one is begun. An event is never split. If a process ended, or a disk was full, in the middle of a line, that line
+/// is ended before the next event, which has a line of its own.
 #[derive(Debug)]
 pub struct NdjsonFile {
     path: PathBuf,
     max_bytes: u64,
     file: BufWriter<File>,
     bytes: u64,
+    /// Whether the last line may have no end.
+    is_torn: bool,
 }
 
 impl NdjsonFile {
@@ -236,13 +254,20 @@ impl NdjsonFile {
     /// What the system has against that.
     pub fn open(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.create(true).append(true).read(true).open(&path)?;
         let bytes = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if bytes > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+        }
         Ok(Self {
             path,
             max_bytes,
             file: BufWriter::new(file),
             bytes,
+            is_torn: last != *b"\n",
         })
     }
 
@@ -250,8 +275,26 @@ impl NdjsonFile {
         self.file.flush()?;
         let mut old = self.path.clone().into_os_string();
         old.push(".1");
-        rename(&self.path, old)?;
+        match rename(&self.path, old) {
+            // Somebody else has put it aside.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         *self = Self::open(&self.path, self.max_bytes)?;
+        Ok(())
+    }
+
+    fn write_line(&mut self, json: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.file.write_all(b"\n")?;
+            self.bytes += 1;
+        }
+        // Until it is whole.
+        self.is_torn = true;
+        self.file.write_all(json)?;
+        self.file.write_all(b"\n")?;
+        self.is_torn = false;
+        self.bytes += json.len() as u64 + 1;
         Ok(())
     }
 }
@@ -260,13 +303,10 @@ impl Sink for NdjsonFile {
     fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
         for frame in frames {
             let json = frame.json();
-            let more = json.len() as u64 + 1;
-            if self.bytes > 0 && self.bytes + more > self.max_bytes {
+            if self.bytes > 0 && self.bytes + json.len() as u64 >= self.max_bytes {
                 self.rotate()?;
             }
-            self.file.write_all(json)?;
-            self.file.write_all(b"\n")?;
-            self.bytes += more;
+            self.write_line(json)?;
         }
         Ok(())
     }
@@ -321,8 +361,7 @@ mod tests {
             outlet.close(),
             SinkStats {
                 written: number,
-                dropped: 0,
-                errors: 0
+                ..SinkStats::default()
             }
         );
         let text = fs::read_to_string(&path).unwrap();
@@ -371,14 +410,44 @@ mod tests {
         assert_eq!(reading.join().unwrap() as u64, stats.written);
     }
 
-    /// A sink that fails, or panics, is counted, and harms nobody.
+    /// A file that somebody has taken away is begun anew, and a line that has no end is ended first.
+    #[test]
+    fn a_file_heals() {
+        let folder =
+            std::env::temp_dir().join(format!("llm-callback-{}-heals", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("events.ndjson");
+        let frames = frames(3);
+        let two = 2 * (frames[0].json().len() as u64 + 1);
+        let mut sink = NdjsonFile::open(&path, two).unwrap();
+        sink.write(&frames[..2]).unwrap();
+        sink.flush().unwrap();
+        fs::remove_file(&path).unwrap();
+        sink.write(&frames[2..]).unwrap();
+        drop(sink);
+        let whole = fs::read_to_string(&path).unwrap();
+        assert_eq!(whole.lines().count(), 1);
+
+        fs::write(&path, &whole[..10]).unwrap();
+        let mut sink = NdjsonFile::open(&path, u64::MAX).unwrap();
+        sink.write(&frames[2..]).unwrap();
+        drop(sink);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n{whole}", &whole[..10]));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// A sink that fails, or panics, goes on with what comes next; each event is counted once.
     #[test]
     fn failures_are_counted() {
         struct Failing;
         impl Sink for Failing {
             fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
-                assert!(frames[0].sequence() < 2, "on purpose");
-                Err(io::Error::other("on purpose"))
+                match frames[0].sequence() {
+                    1 => panic!("on purpose"),
+                    2 => Err(io::Error::other("on purpose")),
+                    _ => Ok(()),
+                }
             }
 
             fn flush(&mut self) -> io::Result<()> {
@@ -386,12 +455,26 @@ mod tests {
             }
         }
         let outlet = Outlet::start("failing", Failing, 10).unwrap();
-        let frames = frames(2);
-        outlet.offer(&frames[0]);
-        while outlet.stats().errors == 0 {
-            std::thread::yield_now();
+        for (before, frame) in frames(3).iter().enumerate() {
+            outlet.offer(frame);
+            while outlet.stats().failed + outlet.stats().written == before as u64 {
+                std::thread::yield_now();
+            }
         }
-        outlet.offer(&frames[1]);
-        assert_eq!(outlet.close().errors, 2);
+        let expected = SinkStats {
+            written: 1,
+            dropped: 0,
+            failed: 2,
+            errors: 2,
+        };
+        assert_eq!(outlet.close(), expected);
+    }
+
+    /// A name that no thread can have is an error.
+    #[test]
+    fn names_without_nul() {
+        let (sender, _batches) = mpsc::sync_channel(0);
+        let refused = Outlet::start("a\0b", Slow(sender), 1).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     }
 }

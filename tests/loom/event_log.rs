@@ -1,6 +1,7 @@
 //! The log: an end that races emissions, a reader that races both, a reader that waits.
 
 use llm_callback::{Body, EventLog, Limits, Overflow, Read, Start, Word};
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use std::sync::Arc;
 
@@ -92,5 +93,57 @@ fn blocked_emit_against_finish() {
         };
         log.append(&body(Word::COMPLETED)).unwrap();
         assert!(emitting.join().unwrap());
+    });
+}
+
+/// A read that waits has its end as soon as the subscription is closed from elsewhere.
+#[test]
+fn close_against_read() {
+    loom::model(|| {
+        let log = log();
+        let mut reader = log.subscribe(&Start::Live, Overflow::Disconnect);
+        let closer = reader.closer();
+        let closing = thread::spawn(move || closer.close());
+        // A wake that got lost would be a deadlock.
+        assert!(matches!(reader.read(1, None), Ok(Read::Ended)));
+        closing.join().unwrap();
+        assert!(reader.is_closed());
+    });
+}
+
+/// The wake of a reader that is closed from elsewhere is called once, or was not taken.
+#[test]
+fn close_against_wake() {
+    loom::model(|| {
+        let log = log();
+        let reader = log.subscribe(&Start::Live, Overflow::Disconnect);
+        let closer = reader.closer();
+        let closing = thread::spawn(move || closer.close());
+        let calls = loom::sync::Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let was_taken = reader.wake_when_readable(Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }));
+        closing.join().unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), usize::from(was_taken));
+    });
+}
+
+/// A producer that waits for a reader goes on when the reader is closed from elsewhere.
+#[test]
+fn close_against_blocked_emit() {
+    loom::model(|| {
+        let limits = Limits {
+            events: 1,
+            bytes: usize::MAX,
+        };
+        let log = EventLog::new(&1.into(), limits, None);
+        let idle = log.subscribe(&Start::Live, Overflow::Block(std::time::Duration::MAX));
+        log.append(&body(Word::LLM_STREAM)).unwrap();
+        assert!(log.try_append(&body(Word::LLM_STREAM)).is_none());
+        let closer = idle.closer();
+        let closing = thread::spawn(move || closer.close());
+        assert!(log.append(&body(Word::LLM_STREAM)).is_ok());
+        closing.join().unwrap();
     });
 }

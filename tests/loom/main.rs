@@ -6,9 +6,11 @@
 
 mod cancel;
 mod event_log;
+mod runs;
 
 use llm_callback::{Counters, Registry, RunId};
 use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
 const RUN: RunId = RunId::Int(1);
@@ -54,6 +56,29 @@ fn one_remover_wins() {
         let here = registry.remove_callback(&RUN);
         let there = removing.join().unwrap();
         assert!(here.is_some() ^ there.is_some());
+    });
+}
+
+/// A callback that was removed is not called any more, unless it was looked up before.
+#[test]
+fn remove_against_emit() {
+    type Callback = std::sync::Arc<dyn Fn(bool) + Send + Sync>;
+    loom::model(|| {
+        let registry: Arc<Registry<Callback, u8>> = Arc::default();
+        let removed = Arc::new(AtomicBool::new(false));
+        let callback = |was_removed: bool| assert!(!was_removed);
+        registry.set_callback(RUN, std::sync::Arc::new(callback));
+        let emitting = {
+            let (registry, removed) = (Arc::clone(&registry), Arc::clone(&removed));
+            thread::spawn(move || {
+                let was_removed = removed.load(Ordering::Acquire);
+                registry.emit(&RUN, was_removed).is_ok()
+            })
+        };
+        assert!(registry.remove_callback(&RUN).is_some());
+        removed.store(true, Ordering::Release);
+        assert!(registry.emit(&RUN, true).is_err());
+        emitting.join().unwrap();
     });
 }
 

@@ -1,26 +1,71 @@
 //! A run's log against a plain list: whatever is emitted and read in whichever order, no reader is told a lie.
 
-use llm_callback::{Body, EventLog, Limits, Overflow, Read, Start, Subscription, Word};
+use llm_callback::{
+    Body, EventId, EventLog, Frame, Limits, Overflow, Read, Start, Subscription, Word,
+};
 use proptest::prelude::*;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Emit { run: usize, lifecycle: bool },
-    Subscribe { run: usize, start: u64, gap: bool },
-    Read { reader: usize, max: usize },
-    Drop { reader: usize },
-    Finish { run: usize },
+    Emit {
+        run: usize,
+        lifecycle: bool,
+        padding: usize,
+    },
+    Subscribe {
+        run: usize,
+        from: From,
+        overflow: Overflow,
+    },
+    Read {
+        reader: usize,
+        max: usize,
+    },
+    Close {
+        reader: usize,
+    },
+    Drop {
+        reader: usize,
+    },
+    Finish {
+        run: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum From {
+    Live,
+    Beginning,
+    Sequence(u64),
+    /// The id of that event, or one that the run never gave out.
+    Id(u64),
+    ForeignId(u64),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
+    let from = prop_oneof![
+        Just(From::Live),
+        Just(From::Beginning),
+        (0..12_u64).prop_map(From::Sequence),
+        (1..12_u64).prop_map(From::Id),
+        (1..12_u64).prop_map(From::ForeignId),
+    ];
+    let overflow = prop::sample::select(vec![
+        Overflow::Disconnect,
+        Overflow::Gap,
+        Overflow::Coalesce,
+        // On one thread nobody reads while it waits.
+        Overflow::Block(Duration::ZERO),
+    ]);
     prop_oneof![
-        8 => (0..3_usize, prop::bool::weighted(0.1))
-            .prop_map(|(run, lifecycle)| Operation::Emit { run, lifecycle }),
-        2 => (0..3_usize, 0..12_u64, any::<bool>())
-            .prop_map(|(run, start, gap)| Operation::Subscribe { run, start, gap }),
+        8 => (0..3_usize, prop::bool::weighted(0.1), 0..600_usize)
+            .prop_map(|(run, lifecycle, padding)| Operation::Emit { run, lifecycle, padding }),
+        2 => (0..3_usize, from, overflow)
+            .prop_map(|(run, from, overflow)| Operation::Subscribe { run, from, overflow }),
         4 => (0..6_usize, 1..9_usize).prop_map(|(reader, max)| Operation::Read { reader, max }),
+        1 => (0..6_usize).prop_map(|reader| Operation::Close { reader }),
         1 => (0..6_usize).prop_map(|reader| Operation::Drop { reader }),
         1 => (0..3_usize).prop_map(|run| Operation::Finish { run }),
     ]
@@ -32,21 +77,27 @@ struct Reader {
     run: usize,
     /// The sequence number that comes next.
     next: u64,
-    gap: bool,
+    overflow: Overflow,
+    told: u64,
 }
 
 impl Reader {
     /// Reads, and checks that it gets its own run's events, dense and in order, or is told what is missing.
     fn read(&mut self, max: usize) -> Result<bool, TestCaseError> {
+        let was_closed = self.subscription.is_closed();
         let frames = match self.subscription.read(max, Some(Duration::ZERO)) {
             Ok(Read::Events(frames)) => frames,
             Ok(Read::TimedOut | Read::Ended) => return Ok(false),
             Err(lagged) => {
-                prop_assert!(!self.gap && lagged.next == self.next && lagged.oldest > self.next);
+                prop_assert_eq!(self.overflow, Overflow::Disconnect);
+                prop_assert!(lagged.next == self.next && lagged.oldest > self.next);
+                prop_assert!(self.subscription.is_closed());
                 return Ok(false);
             }
         };
-        let (mut holes, mut told) = (0, 0);
+        prop_assert!(!was_closed);
+        let mut holes = 0;
+        let told = self.told;
         for frame in frames {
             let event = frame.event().expect("frames are JSON");
             prop_assert_eq!(
@@ -54,25 +105,38 @@ impl Reader {
                 &i64::try_from(self.run).expect("small").into()
             );
             if event.event == Word::STREAM_GAP {
-                told += event.data["lost"].as_u64().expect("a number");
+                self.told += event.data["lost"].as_u64().expect("a number");
                 continue;
             }
-            prop_assert!(
-                event.sequence >= self.next,
-                "{} after {}",
-                event.sequence,
-                self.next
-            );
-            holes += event.sequence - self.next;
-            self.next = event.sequence + 1;
+            let content = event.data["content"].as_str().expect("a text");
+            let numbers = content
+                .split('.')
+                .map(|piece| piece.trim_matches('a'))
+                .filter(|piece| !piece.is_empty());
+            let mut last = 0;
+            for number in numbers {
+                last = number.parse().expect("a number");
+                prop_assert!(last >= self.next, "{} after {}", last, self.next);
+                holes += last - self.next;
+                self.next = last + 1;
+            }
+            // Text that was merged has the id of its last piece.
+            prop_assert_eq!(event.sequence, last);
         }
-        prop_assert_eq!(holes, told);
+        prop_assert_eq!(holes, self.told - told);
+        prop_assert_eq!(self.subscription.lost(), self.told);
         Ok(true)
     }
 }
 
 fn body(word: Word) -> Body {
     Body::from_json(word, b"null", b"{}")
+}
+
+/// An event that says which one it is, and more.
+fn numbered(word: Word, sequence: u64, padding: usize) -> Body {
+    let data = format!(r#"{{"content":"{sequence}.{}"}}"#, "a".repeat(padding));
+    Body::from_json(word, b"null", data.as_bytes())
 }
 
 proptest! {
@@ -82,37 +146,62 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Each reader gets a dense, ordered sequence of its own run's events, or an explicit gap of the right size.
+    /// Each reader gets a dense, ordered sequence of its own run's events, or an explicit gap of the right size,
+    /// whatever bounds the log, wherever it began and however it is slow; a log is never larger than its bounds.
     #[test]
-    fn readers_are_told_the_truth(operations in prop::collection::vec(operation(), 0..80)) {
-        let limits = Limits { events: 5, bytes: usize::MAX };
+    fn readers_are_told_the_truth(
+        events in prop::sample::select(vec![5, usize::MAX]),
+        bytes in prop::sample::select(vec![1_500, usize::MAX]),
+        operations in prop::collection::vec(operation(), 0..80),
+    ) {
+        let limits = Limits { events, bytes };
         let logs: Vec<_> = (0..3).map(|run| EventLog::new(&run.into(), limits, None)).collect();
-        let mut appended = [0_u64; 3];
+        let mut ids: [Vec<EventId>; 3] = Default::default();
         let mut ended = [false; 3];
         let mut readers: Vec<Reader> = Vec::new();
         for operation in operations {
             match operation {
-                Operation::Emit { run, lifecycle } => {
+                Operation::Emit { run, lifecycle, padding } => {
                     let word = if lifecycle { Word::STARTED } else { Word::LLM_STREAM };
-                    let id = logs[run].append(&body(word));
+                    let body = numbered(word, ids[run].len() as u64 + 1, padding);
+                    let id = logs[run].append(&body);
                     prop_assert_eq!(id.is_err(), ended[run]);
-                    appended[run] += u64::from(id.is_ok());
+                    ids[run].extend(id);
                 }
                 Operation::Finish { run } => {
-                    prop_assert_eq!(logs[run].append(&body(Word::COMPLETED)).is_err(), ended[run]);
-                    appended[run] += u64::from(!ended[run]);
+                    let body = numbered(Word::COMPLETED, ids[run].len() as u64 + 1, 0);
+                    let id = logs[run].append(&body);
+                    prop_assert_eq!(id.is_err(), ended[run]);
+                    ids[run].extend(id);
                     ended[run] = true;
                 }
-                Operation::Subscribe { run, start, gap } => {
-                    let overflow = if gap { Overflow::Gap } else { Overflow::Disconnect };
-                    let subscription = logs[run].subscribe(&Start::AfterSequence(start), overflow);
+                Operation::Subscribe { run, from, overflow } => {
+                    let appended = ids[run].len() as u64;
+                    let given = |sequence: u64| ids[run].get(usize::try_from(sequence).ok()? - 1);
                     // A start that was never given out is answered by all that is held.
-                    let next = if start <= appended[run] { start + 1 } else { 1 };
-                    readers.push(Reader { subscription, run, next, gap });
+                    let (start, next) = match from {
+                        From::Live => (Start::Live, appended + 1),
+                        From::Beginning => (Start::Beginning, 1),
+                        From::Sequence(after) if after <= appended => (Start::AfterSequence(after), after + 1),
+                        From::Sequence(after) => (Start::AfterSequence(after), 1),
+                        From::Id(after) => match given(after) {
+                            Some(id) => (Start::AfterId(*id), after + 1),
+                            None => (Start::AfterId(EventId { ms: u64::MAX, sequence: after }), 1),
+                        },
+                        From::ForeignId(sequence) => (Start::AfterId(EventId { ms: 0, sequence }), 1),
+                    };
+                    let subscription = logs[run].subscribe(&start, overflow);
+                    readers.push(Reader { subscription, run, next, overflow, told: 0 });
                 }
                 Operation::Read { reader, max } => {
                     if let Some(reader) = readers.get_mut(reader) {
                         reader.read(max)?;
+                    }
+                }
+                Operation::Close { reader } => {
+                    if let Some(reader) = readers.get_mut(reader) {
+                        reader.subscription.closer().close();
+                        prop_assert!(!reader.read(1)?);
                     }
                 }
                 Operation::Drop { reader } => {
@@ -123,12 +212,64 @@ proptest! {
             }
         }
         for reader in &mut readers {
-            let lagged = !reader.gap;
             while reader.read(7)? {}
-            if !lagged {
-                prop_assert_eq!(reader.next, appended[reader.run] + 1);
+            if !reader.subscription.is_closed() {
+                prop_assert_eq!(reader.next, ids[reader.run].len() as u64 + 1);
             }
         }
+        for (log, ids) in logs.iter().zip(&ids) {
+            let mut all = log.subscribe(&Start::Beginning, Overflow::Gap);
+            let Ok(Read::Events(frames)) = all.read(usize::MAX, Some(Duration::ZERO)) else {
+                prop_assert!(ids.is_empty());
+                continue;
+            };
+            let last = ids.len() as u64;
+            let is_bounded = |frame: &&Arc<Frame>| {
+                !frame.is_terminal() && frame.word() != Word::STREAM_GAP && frame.sequence() < last
+            };
+            // The first one and the newest are held whatever the bounds say.
+            let bounded: Vec<_> = frames.iter().filter(is_bounded).skip(1).collect();
+            prop_assert!(bounded.len() <= events);
+            prop_assert!(bounded.iter().map(|frame| frame.len()).sum::<usize>() <= bytes);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 2 } else { 64 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whoever is waited for loses nothing, whatever bounds the log and however long the run's id is.
+    #[test]
+    fn who_is_waited_for_loses_nothing(
+        events in prop::sample::select(vec![1, 3, usize::MAX]),
+        bytes in prop::sample::select(vec![2_000, 4_000]),
+        name in 0..1_500_usize,
+        paddings in prop::collection::vec(0..600_usize, 1..if cfg!(miri) { 10 } else { 60 }),
+        max in 1..5_usize,
+    ) {
+        let log = EventLog::new(&"x".repeat(name).into(), Limits { events, bytes }, None);
+        let patience = Duration::from_secs(60);
+        let mut reader = log.subscribe(&Start::Live, Overflow::Block(patience));
+        let last = paddings.len() as u64 + 1;
+        let producer = std::thread::spawn(move || {
+            for (sequence, padding) in (1..).zip(paddings) {
+                log.append(&numbered(Word::LLM_STREAM, sequence, padding)).expect("not ended");
+            }
+            log.append(&body(Word::COMPLETED)).expect("not ended");
+        });
+        let mut next = 1;
+        while let Read::Events(frames) = reader.read(max, Some(patience)).expect("it is waited for") {
+            for frame in frames {
+                prop_assert_eq!((frame.word() == Word::STREAM_GAP, frame.sequence()), (false, next));
+                next += 1;
+            }
+        }
+        producer.join().expect("it does not panic");
+        prop_assert_eq!((next - 1, reader.lost()), (last, 0));
     }
 }
 

@@ -6,6 +6,7 @@ use llm_callback::{
     Body, CancelKind, Ended, Frame, OpenError, Opening, Options, Outlet, Overflow, Read, Run,
     RunId, RunState, Runs, Sink, Start, Word,
 };
+use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::io;
@@ -381,4 +382,232 @@ fn shutdown_survives_callbacks() {
     }
     assert!(runs.shutdown("going home", LONG));
     assert!(all.iter().all(|run| run.state() == RunState::Cancelled));
+}
+
+/// After its end a run is reached by nobody: its deadline and its parent's cancel mark nothing and call nothing, also
+/// not what its callbacks hold; a run that is part of it is still reached.
+#[test]
+fn ended_runs_are_left_alone() {
+    let runs = Runs::default();
+    let top = open(&runs, 1);
+    let deadline = Instant::now() + LONG;
+    let part_of = |parent| Opening {
+        parent: Some(parent),
+        deadline: Some(deadline),
+        ..Opening::default()
+    };
+    let done = runs.open(2, part_of(top.id())).unwrap();
+    let below = runs.open(3, part_of(done.id())).unwrap();
+    let held = Arc::new(());
+    for run in [&done, &below] {
+        let holds = Arc::clone(&held);
+        run.token().on_cancel(move |_| std::mem::forget(holds));
+    }
+    assert!(done.complete(&json!({})).unwrap());
+    assert_eq!(Arc::strong_count(&held), 2);
+    assert!(top.cancel(CancelKind::User, "all"));
+    assert!(!done.token().is_cancelled() && below.token().is_cancelled());
+    assert_eq!(
+        (done.state(), done.times().requested),
+        (RunState::Completed, None)
+    );
+    assert!(!done.cancel(CancelKind::User, "late"));
+    assert!(done.token().cancel(CancelKind::User, "by hand"));
+    assert_eq!(done.times().requested, None);
+    assert_eq!(below.token().cancelled().unwrap().kind, CancelKind::Parent);
+}
+
+/// The ids of a later generation are greater than those of the one before, though it was in the same millisecond.
+#[test]
+fn generations_are_in_order() {
+    let runs = Runs::default();
+    let mut last = None;
+    for _ in 0..5 {
+        let run = open(&runs, 1);
+        for _ in 0..3 {
+            let id = run.emit(&token()).unwrap();
+            assert!(last < Some(id));
+        }
+        assert!(run.complete(&json!({})).unwrap());
+        assert!(last < frames(&run).first().map(|frame| frame.id()));
+        last = run.log().last_id();
+    }
+}
+
+/// A finished run goes when its time is over, though nobody looks, opens or ends anything.
+#[test]
+fn finished_runs_go_by_themselves() {
+    let runs = Runs::new(Options {
+        grace: Duration::from_millis(5),
+        ..Options::default()
+    });
+    let logs: Vec<_> = (0..3)
+        .map(|id| {
+            let run = open(&runs, id);
+            assert!(run.complete(&json!({})).unwrap());
+            Arc::downgrade(run.log())
+        })
+        .collect();
+    let end = Instant::now() + LONG;
+    while logs.iter().any(|log| log.strong_count() > 0) {
+        assert!(Instant::now() < end, "they stay");
+        std::thread::yield_now();
+    }
+    assert_eq!(runs.stats().finished, 0);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Open { pending: bool, below: Option<usize> },
+    Start(usize),
+    Emit(usize),
+    Cancel(usize),
+    Complete(usize),
+    Fail(usize),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let run = || any::<prop::sample::Index>().prop_map(|index| index.index(8));
+    prop_oneof![
+        4 => (any::<bool>(), prop::option::of(run()))
+            .prop_map(|(pending, below)| Operation::Open { pending, below }),
+        2 => run().prop_map(Operation::Start),
+        4 => run().prop_map(Operation::Emit),
+        2 => run().prop_map(Operation::Cancel),
+        1 => run().prop_map(Operation::Complete),
+        1 => run().prop_map(Operation::Fail),
+    ]
+}
+
+/// One run as the model has it.
+struct Modelled {
+    run: Arc<Run>,
+    parent: Option<usize>,
+    words: Vec<&'static str>,
+    is_asked: bool,
+    has_ended: bool,
+}
+
+impl Modelled {
+    fn start(&mut self) {
+        if self.words.is_empty() {
+            self.words.push("lifecycle.started");
+        }
+    }
+
+    fn end(&mut self, word: &'static str) -> bool {
+        if self.has_ended {
+            return false;
+        }
+        if !self.is_asked {
+            self.start();
+        }
+        let word = if self.is_asked {
+            "lifecycle.cancelled"
+        } else {
+            word
+        };
+        self.words.push(word);
+        self.has_ended = true;
+        true
+    }
+}
+
+/// A cancel of one: it and all below it are asked, also below what has ended; what has not started ends by it.
+fn ask(model: &mut [Modelled], index: usize) {
+    let mut reached = vec![index];
+    // Parents come before their children in the list.
+    for child in index + 1..model.len() {
+        if model[child]
+            .parent
+            .is_some_and(|parent| reached.contains(&parent))
+        {
+            reached.push(child);
+        }
+    }
+    for index in reached {
+        let run = &mut model[index];
+        run.is_asked |= !run.has_ended;
+        if run.is_asked && run.words.is_empty() {
+            run.end("");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 2 } else { 256 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever is asked of runs in whichever order, each says exactly what a plain model says, and its state is what
+    /// its last word says; what was cancelled before it started has never started.
+    #[test]
+    fn runs_behave_as_the_model(operations in prop::collection::vec(operation(), 0..60)) {
+        let runs = Runs::default();
+        let mut model: Vec<Modelled> = Vec::new();
+        let mut late = 0;
+        for operation in operations {
+            match operation {
+                Operation::Open { pending, below } => {
+                    let id = RunId::from(i64::try_from(model.len()).unwrap());
+                    let parent = below.filter(|parent| *parent < model.len());
+                    let above = parent.map(|parent| model[parent].run.id().clone());
+                    let opening = Opening { parent: above.as_ref(), pending, ..Opening::default() };
+                    let opened = runs.open(id, opening);
+                    let refused = parent.is_some_and(|parent| model[parent].has_ended || model[parent].is_asked);
+                    prop_assert_eq!(opened.is_err(), refused);
+                    let Ok(run) = opened else { continue };
+                    let words = if pending { vec![] } else { vec!["lifecycle.started"] };
+                    model.push(Modelled { run, parent, words, is_asked: false, has_ended: false });
+                }
+                Operation::Start(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.start(), !run.has_ended);
+                    run.start();
+                }
+                Operation::Emit(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.emit(&token()).is_err(), run.has_ended);
+                    if run.has_ended {
+                        late += 1;
+                    } else {
+                        run.start();
+                        run.words.push("llm.stream");
+                    }
+                }
+                Operation::Cancel(index) => {
+                    let Some(run) = model.get(index) else { continue };
+                    let is_first = !run.has_ended && !run.is_asked;
+                    prop_assert_eq!(run.run.cancel(CancelKind::User, ""), is_first);
+                    if is_first {
+                        ask(&mut model, index);
+                    }
+                }
+                Operation::Complete(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.complete("").unwrap(), run.end("lifecycle.completed"));
+                }
+                Operation::Fail(index) => {
+                    let Some(run) = model.get_mut(index) else { continue };
+                    prop_assert_eq!(run.run.fail("", ""), run.end("lifecycle.failed"));
+                }
+            }
+            for run in &model {
+                prop_assert_eq!(words(&run.run), run.words.as_slice());
+                prop_assert_eq!(run.run.token().is_cancelled(), run.is_asked);
+                let state = match run.words.last() {
+                    None => "pending",
+                    Some(word) if run.has_ended => &word["lifecycle.".len()..],
+                    Some(_) => "running",
+                };
+                prop_assert_eq!(run.run.state().as_str(), state);
+            }
+            let live = model.iter().filter(|run| !run.has_ended).count();
+            let stats = runs.stats();
+            prop_assert_eq!((stats.live, stats.late), (live, late));
+            prop_assert_eq!(runs.has_live(), live > 0);
+        }
+    }
 }

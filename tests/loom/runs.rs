@@ -1,0 +1,111 @@
+//! Runs: an opening that races a shutdown, an end or a cancel; an end that races a cancel.
+
+use llm_callback::{Body, CancelKind, Opening, Run, RunState, Runs, Word};
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+use std::time::Duration;
+
+fn token() -> Body {
+    Body::from_json(Word::LLM_STREAM, b"null", b"{}")
+}
+
+fn open(runs: &Runs, pending: bool) -> std::sync::Arc<Run> {
+    let opening = Opening {
+        pending,
+        ..Opening::default()
+    };
+    runs.open(1, opening).unwrap()
+}
+
+/// Every run that is opened while the table is shut down has its end, as cancelled, and none is left live.
+#[test]
+fn shutdown_against_open() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let opening = {
+            let runs = runs.clone();
+            thread::spawn(move || runs.open(1, Opening::default()).ok())
+        };
+        runs.shutdown("", Duration::ZERO);
+        let run = opening.join().unwrap();
+        assert_eq!(runs.stats().live, 0);
+        assert!(!runs.has_live());
+        if let Some(run) = run {
+            assert_eq!(run.state(), RunState::Cancelled);
+            assert!(run.log().len().0 <= 2);
+        }
+    });
+}
+
+/// A run of the same id is opened only after the end, and what comes from the handle of the older one is refused.
+#[test]
+fn finish_against_open() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let first = open(&runs, false);
+        let ending = {
+            let first = first.clone();
+            thread::spawn(move || first.complete("done").unwrap())
+        };
+        let second = runs.open(1, Opening::default()).ok();
+        if let Some(second) = &second {
+            assert!(first.emit(&token()).is_err());
+            assert_eq!((second.generation(), second.log().len().0), (2, 1));
+            assert!(std::sync::Arc::ptr_eq(
+                &runs.live(&1.into()).unwrap(),
+                second
+            ));
+        }
+        assert!(ending.join().unwrap());
+        assert_eq!(first.log().len().0, 2);
+        assert_eq!(runs.has_live(), second.is_some());
+    });
+}
+
+/// A pending run that is cancelled while it starts either never starts, or starts and goes on until it is told.
+#[test]
+fn start_against_cancel() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let run = open(&runs, true);
+        let cancelling = {
+            let run = run.clone();
+            thread::spawn(move || run.cancel(CancelKind::User, ""))
+        };
+        let has_started = run.start();
+        assert!(cancelling.join().unwrap());
+        let state = if has_started {
+            RunState::Running
+        } else {
+            RunState::Cancelled
+        };
+        assert_eq!((run.state(), run.log().len().0), (state, 1));
+        assert_eq!(runs.has_live(), has_started);
+    });
+}
+
+/// A token is cancelled exactly if its callback was called, also if its run ends meanwhile.
+#[test]
+fn finish_against_cancel() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let (run, calls) = (open(&runs, false), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&calls);
+        run.token().on_cancel(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let cancelling = {
+            let run = run.clone();
+            thread::spawn(move || run.cancel(CancelKind::User, ""))
+        };
+        assert!(run.complete("done").unwrap());
+        let was_first = cancelling.join().unwrap();
+        let is_cancelled = run.token().is_cancelled();
+        assert_eq!(was_first, is_cancelled);
+        assert_eq!(calls.load(Ordering::Relaxed), usize::from(is_cancelled));
+        // A cancel that the end knows of is known to the times too.
+        let asked = run.state() == RunState::Cancelled;
+        assert_eq!(run.times().requested.is_some(), asked);
+    });
+}
