@@ -128,7 +128,7 @@ pub(super) fn raise_if_cancelled<'py>(
 
 /// Asks the checker that is registered for an open run, if there is one, and raises `RunCancelled` if it says so.
 pub(super) fn raise_if_checker_says_so(py: Python<'_>, run: &Run) -> PyResult<()> {
-    if says_so(Entry::Checker.of(py, run.id()))? {
+    if says_so(Entry::Checker.of(py, run.id())?)? && py.detach(|| run.times().finished.is_none()) {
         return Err(cancelled(&runs::id_to_python(py, run.id())?));
     }
     Ok(())
@@ -147,7 +147,7 @@ pub(super) fn tell_registered<'py>(
     run_id: &RunId,
     event: impl FnOnce() -> PyResult<Bound<'py, PyDict>>,
 ) -> PyResult<()> {
-    match truthy(Entry::Callback.of(py, run_id))? {
+    match truthy(Entry::Callback.of(py, run_id)?)? {
         Some(callback) => deliver(&callback, &event()?),
         None => Ok(()),
     }

@@ -34,9 +34,32 @@ impl Entry {
         dict.get_or_init(py, || PyDict::new(py).unbind()).bind(py)
     }
 
-    /// What is registered under an id of the core.
+    /// What is registered for the run `id`: under this id, or under the UUID whose text it is.
     #[inline]
-    pub(super) fn of<'py>(self, py: Python<'py>, id: &RunId) -> Found<'py> {
+    pub(super) fn of<'py>(self, py: Python<'py>, id: &RunId) -> PyResult<Found<'py>> {
+        let found = self.in_core(py, id);
+        if found.is_some() || self.others(py).is_empty() {
+            return Ok(found);
+        }
+        self.under_uuid(py, id)
+    }
+
+    #[cold]
+    fn under_uuid<'py>(self, py: Python<'py>, id: &RunId) -> PyResult<Found<'py>> {
+        let RunId::Str(text) = id else {
+            return Ok(None);
+        };
+        let Some(module) = runs::loaded(py, "uuid")? else {
+            return Ok(None);
+        };
+        match module.getattr("UUID")?.call1((&**text,)) {
+            // One that is spelt otherwise is another run.
+            Ok(uuid) if uuid.str()? == **text => self.others(py).get_item(uuid),
+            _ => Ok(None),
+        }
+    }
+
+    fn in_core<'py>(self, py: Python<'py>, id: &RunId) -> Found<'py> {
         let copy = |object: &Py<PyAny>| object.bind(py).clone();
         match self {
             Self::Callback => REGISTRY.with_callback(id, copy),
@@ -51,7 +74,7 @@ impl Entry {
         key: &RunKey<'py>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         match key {
-            RunKey::Core(id) => Ok(self.of(py, id)),
+            RunKey::Core(id) => Ok(self.in_core(py, id)),
             RunKey::Other(object) => self.others(py).get_item(object),
         }
     }

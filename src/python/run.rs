@@ -6,19 +6,23 @@ use super::event;
 use super::exit::sleep_if_ended;
 use super::process::Owned;
 use super::run_handler::PyRunHandler;
-use super::runs::{id_to_python, kind_and_reason};
+use super::runs::{self, id_to_python, kind_and_reason};
 use super::stats::COUNTERS;
 use super::subscription::{self, PySubscription};
 use super::token::PyToken;
 use super::wait::{seconds, wait};
-use crate::{Action, Body, Cancelled, Category, Ended, EventId, Run, RunId, Word};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use crate::{
+    Action, Body, CancelKind, Cancelled, Category, Ended, EventId, Run, RunId, RunState, Word,
+};
+use pyo3::exceptions::{
+    PyGeneratorExit, PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyType};
+use pyo3::types::{PyDict, PyString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
 ///
@@ -71,23 +75,27 @@ pub(super) fn cancelled_error(py: Python<'_>, id: &RunId, cancelled: &Cancelled)
 #[inline]
 pub(super) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {
     if run.token().is_cancelled() {
-        return Err(tell(py, run));
+        return tell(py, run);
     }
     Ok(())
 }
 
-/// Takes note that the run's code is told to stop.
+/// Takes note that the run's code is told to stop; not where it has come to another end before.
 #[cold]
-fn tell(py: Python<'_>, run: &Run) -> PyErr {
-    let cancelled = py.detach(|| {
-        run.acknowledge();
-        run.token().cancelled()
+fn tell(py: Python<'_>, run: &Run) -> PyResult<()> {
+    let cancelled = py.detach(|| match run.state() {
+        RunState::Completed | RunState::Failed => None,
+        RunState::Cancelled => run.token().cancelled(),
+        RunState::Pending | RunState::Running => {
+            run.acknowledge();
+            run.token().cancelled()
+        }
     });
+    let Some(cancelled) = cancelled else {
+        return Ok(());
+    };
     COUNTERS.count_cancelled();
-    match cancelled {
-        Some(cancelled) => cancelled_error(py, run.id(), &cancelled),
-        None => PyValueError::new_err("a token that is cancelled has no reason"),
-    }
+    Err(cancelled_error(py, run.id(), &cancelled))
 }
 
 /// The word of a category and an action, each a text or a member of its enum.
@@ -120,10 +128,11 @@ pub(super) fn word(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> Py
     Ok(Word::new(category, action))
 }
 
-/// Seconds since 1970, as `time.time()` has them.
+/// Seconds since 1970, as `time.time()` has them, to the millisecond: as events have it.
 fn unix_time(time: Option<SystemTime>) -> Option<f64> {
     let since = time?.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Some(since.as_secs_f64())
+    let millis = Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    Some(millis.as_secs_f64())
 }
 
 #[pymethods]
@@ -205,6 +214,9 @@ impl PyRun {
 
     /// Say something in the run's name. Returns the event's id, or None if the run has ended: then it is dropped, and
     /// counted.
+    ///
+    /// A terminal word of `lifecycle` ends the run as it says, whatever its token says; :meth:`complete` and
+    /// :meth:`fail` look at that.
     ///
     /// `category` and `action` are words of :class:`EventCategory` and :class:`EventAction`; `source` is a
     /// :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON here and now; what JSON
@@ -329,7 +341,7 @@ impl PyRun {
     ) -> PyResult<bool> {
         sleep_if_ended(|| {
             let fields = PyDict::new(py);
-            fields.set_item("error", error.str()?)?;
+            fields.set_item("error", describe(error)?)?;
             match details {
                 Some(details) => fields.set_item("details", details)?,
                 None => fields.set_item("details", error.get_type().name()?)?,
@@ -368,10 +380,19 @@ impl PyRun {
         sleep_if_ended(|| {
             let py = slf.py();
             let run = slf.get().run()?;
-            if !py.detach(|| run.state() != crate::RunState::Pending || run.start()) {
-                raise_if_cancelled(py, run)?;
+            let state = py.detach(|| match run.state() {
+                RunState::Pending if run.start() => RunState::Running,
+                _ => run.state(),
+            });
+            match state {
+                RunState::Pending | RunState::Running => return Ok(slf.clone()),
+                RunState::Cancelled => raise_if_cancelled(py, run)?,
+                RunState::Completed | RunState::Failed => {}
             }
-            Ok(slf.clone())
+            Err(PyRuntimeError::new_err(format!(
+                "run {} has ended: open another one",
+                run.id()
+            )))
         })
     }
 
@@ -383,14 +404,15 @@ impl PyRun {
         error: &Bound<'py, PyAny>,
         traceback: &Bound<'py, PyAny>,
     ) -> PyResult<bool> {
-        let _ = traceback;
+        // The error knows both.
+        let _ = (kind, traceback);
         sleep_if_ended(|| {
             let run = self.run()?;
             if error.is_none() {
                 let empty = PyDict::new(py);
                 let data = encode::to_raw(&empty)?;
                 let _ = py.detach(|| run.complete(&*data));
-            } else if let Some((kind, reason)) = cancellation(run, kind, error)? {
+            } else if let Some((kind, reason)) = cancellation(run, error) {
                 py.detach(|| {
                     run.cancel(kind, reason);
                     run.finish_cancelled()
@@ -460,37 +482,34 @@ pub(super) fn emit<'py>(
 }
 
 /// Whether what leaves a run's block is the run's cancellation: by whom, and why.
-fn cancellation<'py>(
-    run: &Run,
-    kind: &Bound<'py, PyAny>,
-    error: &Bound<'py, PyAny>,
-) -> PyResult<Option<(crate::CancelKind, &'static str)>> {
-    use crate::CancelKind::{Disconnect, Shutdown, User};
-    let py = kind.py();
-    let kind = kind.cast::<PyType>()?;
-    let is = |name: &str| PyResult::Ok(kind.name()? == name);
+fn cancellation(run: &Run, error: &Bound<'_, PyAny>) -> Option<(CancelKind, &'static str)> {
     if run.token().is_cancelled() {
-        return Ok(Some((User, "")));
+        // For the reason that its token has.
+        return Some((CancelKind::User, ""));
     }
-    if kind.is_subclass(dispatch::run_cancelled(py)?)? {
-        let own = id_to_python(py, run.id())?;
-        let of_this_run = error.getattr("run_id")?.eq(own)?;
-        return Ok(of_this_run.then_some((User, "the run's code was told to stop")));
+    if error.is_instance_of::<PyKeyboardInterrupt>() {
+        Some((CancelKind::User, "interrupted from the keyboard"))
+    } else if error.is_instance_of::<PyGeneratorExit>() {
+        Some((CancelKind::Disconnect, "nobody wants its result any more"))
+    } else if error.is_instance_of::<PySystemExit>() {
+        Some((CancelKind::Shutdown, "the process exits"))
+    } else if is_cancelled_task(error).unwrap_or_default() {
+        Some((CancelKind::User, "the run's task was cancelled"))
+    } else if is_told_to_stop(run, error).unwrap_or_default() {
+        Some((CancelKind::User, "the run's code was told to stop"))
+    } else {
+        None
     }
-    // `asyncio` is not imported for its exception: where nobody has, it is not this one.
-    Ok(
-        if is("CancelledError")? && !kind.is_subclass_of::<pyo3::exceptions::PyException>()? {
-            Some((User, "the run's task was cancelled"))
-        } else if kind.is_subclass_of::<pyo3::exceptions::PyKeyboardInterrupt>()? {
-            Some((User, "interrupted from the keyboard"))
-        } else if kind.is_subclass_of::<pyo3::exceptions::PyGeneratorExit>()? {
-            Some((Disconnect, "nobody wants its result any more"))
-        } else if kind.is_subclass_of::<pyo3::exceptions::PySystemExit>()? {
-            Some((Shutdown, "the process exits"))
-        } else {
-            None
-        },
-    )
+}
+
+fn is_cancelled_task(error: &Bound<'_, PyAny>) -> PyResult<bool> {
+    runs::is_instance_of_loaded(error, "asyncio.exceptions", "CancelledError")
+}
+
+/// Whether it is the `RunCancelled` of this run, which a registered checker has raised.
+fn is_told_to_stop(run: &Run, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(error.is_instance(dispatch::run_cancelled(error.py())?)?
+        && runs::run_id(&error.getattr("run_id")?)? == *run.id())
 }
 
 /// An exception's text; its class where it has none, or none that can be had.

@@ -84,7 +84,7 @@ impl PyRunChecker {
     fn __call__(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let run = self.0.anyway();
-            Ok(run.token().is_cancelled() || says_so(Entry::Checker.of(py, run.id()))?)
+            Ok(run.token().is_cancelled() || says_so(Entry::Checker.of(py, run.id())?)?)
         })
     }
 

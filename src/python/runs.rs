@@ -10,7 +10,7 @@ use crate::sync::LazyLock;
 use crate::{CancelKind, NdjsonFile, OpenError, Opening, Outlet, Run, RunId, Runs};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBool, PyDict, PyInt, PyString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +41,36 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 pub(super) fn forget(py: Python<'_>) {
     let parents = std::mem::take(&mut *RUNS.lock(py));
     std::mem::forget(parents);
+}
+
+/// The run that a new one is a part of.
+enum Parent<'a> {
+    Id(RunId),
+    Run(&'a Arc<Run>),
+}
+
+impl<'a> Parent<'a> {
+    fn new(py: Python<'_>, parent: &'a Bound<'_, PyAny>) -> PyResult<Self> {
+        let Ok(run) = parent.cast::<PyRun>() else {
+            return run_id(parent).map(Self::Id);
+        };
+        let run = run.get().run()?;
+        // A later run of the same id is another one.
+        if py.detach(|| run.times().finished.is_some()) {
+            return Err(PyRuntimeError::new_err(format!(
+                "the parent run {} has ended",
+                run.id()
+            )));
+        }
+        Ok(Self::Run(run))
+    }
+
+    fn id(&self) -> &RunId {
+        match self {
+            Self::Id(id) => id,
+            Self::Run(run) => run.id(),
+        }
+    }
 }
 
 #[pyfunction]
@@ -77,26 +107,48 @@ fn of_text(text: &str) -> RunId {
 }
 
 fn is_uuid(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let class = object.get_type();
-    Ok(class.name()? == "UUID" && class.module()? == "uuid")
+    is_instance_of_loaded(object, "uuid", "UUID")
+}
+
+/// Whether `object` is an instance of a class of a module that may not have been imported, and is not imported here.
+pub(super) fn is_instance_of_loaded(
+    object: &Bound<'_, PyAny>,
+    module: &str,
+    class: &str,
+) -> PyResult<bool> {
+    match loaded(object.py(), module)? {
+        Some(module) => object.is_instance(&module.getattr(class)?),
+        None => Ok(false),
+    }
+}
+
+/// A module, if somebody has imported it.
+pub(super) fn loaded<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    Ok(modules
+        .cast::<PyDict>()?
+        .get_item(name)?
+        .filter(|module| !module.is_none()))
 }
 
 /// The id that `object` names: an int, a str, or a UUID, which is its text.
 pub(super) fn run_id(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
-    if let Ok(run) = object.cast::<PyRun>() {
-        return Ok(run.get().run()?.id().clone());
+    let is_text = object.is_instance_of::<PyString>();
+    if is_text || (object.is_instance_of::<PyInt>() && !object.is_instance_of::<PyBool>()) {
+        if let RunKey::Core(id) = RunKey::new(object)? {
+            return Ok(id);
+        }
+        return Err(PyValueError::new_err(format!(
+            "a run id is an int of at most 60 bits, or a str that UTF-8 can hold, not {object:?}"
+        )));
     }
-    match RunKey::new(object)? {
-        RunKey::Core(id) => Ok(id),
-        RunKey::Other(object) if is_uuid(&object)? => Ok(of_text(object.str()?.to_str()?)),
-        RunKey::Other(object) if object.is_instance_of::<PyString>() => Err(PyValueError::new_err(
-            format!("a run id must be text that UTF-8 can hold, not {object:?}"),
-        )),
-        RunKey::Other(object) => Err(PyTypeError::new_err(format!(
-            "a run id is an int below 2**61, a str or a UUID, not {}",
-            object.repr()?
-        ))),
+    if is_uuid(object)? {
+        return Ok(of_text(object.str()?.to_str()?));
     }
+    Err(PyTypeError::new_err(format!(
+        "a run id is an int, a str or a UUID, not {}",
+        object.repr()?
+    )))
 }
 
 pub(super) fn id_to_python<'py>(py: Python<'py>, id: &RunId) -> PyResult<Bound<'py, PyAny>> {
@@ -149,18 +201,26 @@ pub(super) fn open_run<'py>(
     data: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyRun>> {
     sleep_if_ended(|| {
-        let id = match run_id {
+        if data.is_some_and(|data| data.contains("run_id").unwrap_or_default()) {
+            return Err(PyTypeError::new_err(
+                "open_run() takes the run's id by position: open_run(42, task=\"…\")",
+            ));
+        }
+        let id = match run_id.filter(|run_id| !run_id.is_none()) {
             Some(run_id) => self::run_id(run_id)?,
             None => of_text(py.import("uuid")?.call_method0("uuid4")?.str()?.to_str()?),
         };
-        let parent = parent.map(self::run_id).transpose()?;
+        let parent = match parent.filter(|parent| !parent.is_none()) {
+            Some(parent) => Some(Parent::new(py, parent)?),
+            None => None,
+        };
         let deadline =
             seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after));
         let data = data.map(|data| encode::to_raw(data)).transpose()?;
         let runs = runs(py);
         let opened = py.detach(|| {
             let opening = Opening {
-                parent: parent.as_ref(),
+                parent: parent.as_ref().map(Parent::id),
                 deadline,
                 data: data.as_deref(),
                 pending,
@@ -209,6 +269,7 @@ pub(super) fn active_runs(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyRun>>> {
 
 /// Ask the live run of this id, and all runs below it, to stop. True if there is one, and nobody had asked before.
 ///
+/// A :class:`Run` may stand in the place of its id: then it is this one, and not a later one of the same id.
 /// `kind` is who asks: `user`, `shutdown`, `disconnect`, …; the first reason stays. What the run's tokens have been
 /// given by `on_cancel` is called before this returns. Thread-safe. Raises TypeError or ValueError for what is no run
 /// id or kind.
@@ -221,9 +282,14 @@ pub(super) fn cancel_run<'py>(
     kind: &str,
 ) -> PyResult<bool> {
     sleep_if_ended(|| {
-        let id = self::run_id(run_id)?;
         let empty = PyString::new(py, "");
         let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
+        if let Ok(run) = run_id.cast::<PyRun>() {
+            // This one, and not a later one of its id.
+            let run = run.get().run()?;
+            return Ok(py.detach(|| run.cancel(kind, &reason)));
+        }
+        let id = self::run_id(run_id)?;
         let runs = runs(py);
         Ok(py.detach(|| runs.cancel(&id, kind, &reason)))
     })
