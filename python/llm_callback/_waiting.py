@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 async def next_event(subscription: Subscription) -> dict[str, Any]:
     """Return the next event. Raises StopAsyncIteration after the last."""
+    if not subscription._has_ready:  # noqa: SLF001
+        await _turn()
     while (event := subscription._next_now()) is None:  # noqa: SLF001
         await _readable(subscription, None)
     return event
@@ -30,6 +32,7 @@ async def next_chunk(
     stream: SseStream, subscription: Subscription, timeout: float | None, heartbeat: bytes
 ) -> bytes:
     """Return what SSE sends next: ``heartbeat`` if nothing comes for ``timeout`` seconds."""
+    await _turn()
     while (chunk := stream._next_now()) is None:  # noqa: SLF001
         if not await _readable(subscription, timeout):
             return heartbeat
@@ -40,6 +43,7 @@ async def read(
     subscription: Subscription, maximum: int, timeout: float | None
 ) -> list[dict[str, Any]]:
     """Return what is there; wait for the first of it ``timeout`` seconds at most."""
+    await _turn()
     while True:
         events = subscription.read(maximum, 0)
         if events or subscription.ended or not await _readable(subscription, timeout):
@@ -53,12 +57,21 @@ async def close(stream: SseStream) -> None:
 
 async def until_cancelled(token: CancelToken) -> None:
     """Wait until ``token`` is cancelled."""
-    future, wake = _alarm()
-    registration = token.on_cancel(wake)
-    try:
-        await future
-    finally:
-        registration.stop()
+    # More than once where its run ends meanwhile: then the token lets go of who waits, and may still be cancelled.
+    while not token.is_set():
+        future, wake = _alarm()
+        registration = token._wake_on_cancel(wake)  # noqa: SLF001
+        try:
+            await future
+        finally:
+            registration.stop()
+
+
+async def _turn() -> None:
+    """Let the loop's other tasks run: a reader that always finds something would keep them waiting."""
+    from asyncio import sleep  # noqa: PLC0415
+
+    await sleep(0)
 
 
 async def _readable(subscription: Subscription, timeout: float | None) -> bool:
@@ -67,9 +80,9 @@ async def _readable(subscription: Subscription, timeout: float | None) -> bool:
     if not subscription._wake_when_readable(wake):  # noqa: SLF001
         return True
     late: TimerHandle | None = None
-    if timeout is not None:
-        late = future.get_loop().call_later(timeout, _settle, future, False)  # noqa: FBT003
     try:
+        if timeout is not None:
+            late = future.get_loop().call_later(timeout, _settle, future, False)  # noqa: FBT003
         return await future
     finally:
         subscription._forget_wake()  # noqa: SLF001

@@ -46,6 +46,19 @@ pub(super) fn string(out: &mut Vec<u8>, text: Borrowed<'_, '_, PyString>) -> PyR
     Ok(())
 }
 
+/// The text as Rust can hold it: U+FFFD stands for each lone surrogate.
+pub(super) fn lossy(text: &Bound<'_, PyString>) -> PyResult<String> {
+    if let Ok(text) = text.to_str() {
+        return Ok(text.to_owned());
+    }
+    let replaced = text.call_method1("encode", ("utf-16-le", "surrogatepass"))?;
+    let units = replaced.cast::<PyBytes>()?.as_bytes().as_chunks().0;
+    let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
+    Ok(char::decode_utf16(units)
+        .map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect())
+}
+
 #[cold]
 #[expect(unsafe_code, reason = "a str's own memory: it has no UTF-8")]
 fn surrogates(out: &mut Vec<u8>, text: Borrowed<'_, '_, PyString>) -> PyResult<()> {

@@ -8,11 +8,26 @@
 //! Not covered: the rest of a call in which C code has left a callback by `longjmp`, since glibc then forgets the
 //! handlers of this thread.
 
+use pyo3::prelude::*;
+
 /// Runs `body`, in which Python code may run or the GIL be given up. A thread that is ended in it never leaves it.
 #[inline]
 pub(super) fn sleep_if_ended<R>(body: impl FnOnce() -> R) -> R {
     let _watch = thread::Watch::new();
     body()
+}
+
+/// Calls a Python function, from whichever thread; not at the interpreter's exit, when nobody waits for it any more.
+///
+/// What it raises goes to `sys.unraisablehook`.
+pub(super) fn call_from_any_thread(function: &Py<PyAny>) {
+    sleep_if_ended(|| {
+        Python::try_attach(|py| {
+            if let Err(error) = function.call0(py) {
+                error.write_unraisable(py, Some(function.bind(py)));
+            }
+        });
+    });
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -171,7 +171,7 @@ pub(super) fn kind_and_reason(
     kind: &str,
     reason: &Bound<'_, PyString>,
 ) -> PyResult<(CancelKind, String)> {
-    Ok((parse_kind(kind)?, reason.to_string_lossy().into_owned()))
+    Ok((parse_kind(kind)?, encode::lossy(reason)?))
 }
 
 /// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.

@@ -1,9 +1,9 @@
 //! A reader of one run's events, as Python holds it: as dicts, or as the bytes that SSE sends.
 
 use super::attached::AttachedMutex;
-use super::exit::sleep_if_ended;
+use super::exit::{call_from_any_thread, sleep_if_ended};
 use super::process::Owned;
-use super::wait::{seconds, wait};
+use super::wait::{number, seconds, wait};
 use crate::{Closer, EventId, Frame, Lagged, Overflow, Read, Start, Subscription, sse};
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -59,9 +59,11 @@ pub(super) fn overflow(overflow: &str, patience: Option<&Bound<'_, PyAny>>) -> P
         "disconnect" => Ok(Overflow::Disconnect),
         "gap" => Ok(Overflow::Gap),
         "coalesce" => Ok(Overflow::Coalesce),
-        "block" => Ok(Overflow::Block(
-            seconds("patience", patience)?.unwrap_or(PATIENCE),
-        )),
+        "block" => Ok(Overflow::Block(match patience {
+            // What no clock can hold is no limit.
+            Some(patience) => seconds("patience", Some(patience))?.unwrap_or(Duration::MAX),
+            None => PATIENCE,
+        })),
         _ => Err(PyValueError::new_err(format!(
             "overflow must be 'disconnect', 'gap', 'coalesce' or 'block', not {overflow:?}"
         ))),
@@ -118,6 +120,8 @@ struct Place {
     ready: VecDeque<Arc<Frame>>,
     /// Whether a coroutine waits.
     awaited: bool,
+    /// How many events the reader was told to have lost, by the latest reading.
+    lost: u64,
 }
 
 /// Follows one run's events. Made by :meth:`Run.subscribe`.
@@ -146,7 +150,9 @@ struct Reading<'a, 'py> {
 
 impl Drop for Reading<'_, '_> {
     fn drop(&mut self) {
-        self.place.lock(self.py).subscription = self.subscription.take();
+        let mut place = self.place.lock(self.py);
+        place.lost = self.subscription.as_ref().map_or(0, Subscription::lost);
+        place.subscription = self.subscription.take();
     }
 }
 
@@ -158,6 +164,7 @@ impl PySubscription {
                 subscription: Some(subscription),
                 ready: VecDeque::new(),
                 awaited: false,
+                lost: 0,
             })),
             closer: Owned::new(closer),
         }
@@ -209,9 +216,16 @@ impl PySubscription {
             read => Some(read),
         });
         drop(reading);
-        read?
-            .unwrap_or(Ok(Read::TimedOut))
-            .map_err(|error| lagged(py, error))
+        match read?.unwrap_or(Ok(Read::TimedOut)) {
+            // Lifecycle events and a gap come beyond what was asked for.
+            Ok(Read::Events(mut frames)) if frames.len() > max => {
+                let rest = frames.split_off(max).into();
+                let none = std::mem::replace(&mut self.place()?.lock(py).ready, rest);
+                drop(none);
+                Ok(Read::Events(frames))
+            }
+            read => read.map_err(|error| lagged(py, error)),
+        }
     }
 
     /// The next event, waiting for it at most `timeout`.
@@ -222,10 +236,13 @@ impl PySubscription {
         }
         Ok(match self.frames(py, BATCH, timeout)? {
             Read::Events(frames) => {
-                let mut frames = VecDeque::from(frames);
-                let first = frames.pop_front().expect("at least one");
-                let none = std::mem::replace(&mut self.place()?.lock(py).ready, frames);
-                drop(none);
+                let mut frames = frames.into_iter();
+                let first = frames.next().expect("at least one");
+                let place = &mut *self.place()?.lock(py);
+                // Before what came beyond a batch.
+                for frame in frames.rev() {
+                    place.ready.push_front(frame);
+                }
                 One::Event(first)
             }
             Read::TimedOut => One::TimedOut,
@@ -276,16 +293,17 @@ impl PySubscription {
     ///
     /// An empty list: nothing came in time, or nothing will come, see :attr:`ended`. Without a timeout it waits for
     /// an event or the end.
-    #[pyo3(signature = (max=1000, timeout=None))]
+    #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=1000, timeout=None)")]
     fn read<'py>(
         &self,
         py: Python<'py>,
-        max: usize,
+        max: Option<&Bound<'py, PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         sleep_if_ended(|| {
+            let max = max.map_or(Ok(1000), |max| number("max", max, 1))?;
             let timeout = seconds("timeout", timeout)?;
-            match self.frames(py, max.max(1), timeout)? {
+            match self.frames(py, max, timeout)? {
                 Read::Events(frames) => frames.iter().map(|frame| event(py, frame)).collect(),
                 Read::TimedOut | Read::Ended => Ok(Vec::new()),
             }
@@ -293,12 +311,14 @@ impl PySubscription {
     }
 
     /// As :meth:`read`, for coroutines: nothing blocks, and no thread waits. Cancelling it loses no event.
-    #[pyo3(signature = (max=1000, timeout=None))]
+    #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=1000, timeout=None)")]
     fn aread<'py>(
         slf: &Bound<'py, Self>,
-        max: usize,
+        max: Option<&Bound<'py, PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let max = max.map_or(Ok(1000), |max| number::<usize>("max", max, 1))?;
+        let timeout = seconds("timeout", timeout)?.map(|timeout| timeout.as_secs_f64());
         waiting(slf.py(), "read")?.call1((slf, max, timeout))
     }
 
@@ -316,8 +336,9 @@ impl PySubscription {
     fn sse<'py>(
         slf: &Bound<'py, Self>,
         heartbeat: Option<f64>,
-        retry: Option<u64>,
+        retry: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PySse>> {
+        let retry = retry.map(|retry| number("retry", retry, 0)).transpose()?;
         if let Some(seconds) = heartbeat.filter(|seconds| seconds.is_nan() || *seconds <= 0.0) {
             return Err(PyValueError::new_err(format!(
                 "heartbeat must be a number of seconds above 0, or None, not {seconds}"
@@ -336,6 +357,9 @@ impl PySubscription {
     #[getter]
     fn ended(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
+            if self.closer.get_or_raise("subscription")?.is_closed() {
+                return Ok(true);
+            }
             let has_more = !self.place()?.lock(py).ready.is_empty();
             Ok(!has_more && self.ask(py, Subscription::is_ended).unwrap_or_default())
         })
@@ -344,8 +368,7 @@ impl PySubscription {
     /// How many events this reader was told to have missed.
     #[getter]
     fn lost(&self, py: Python<'_>) -> PyResult<u64> {
-        self.place()?;
-        sleep_if_ended(|| Ok(self.ask(py, Subscription::lost).unwrap_or_default()))
+        Ok(self.place()?.lock(py).lost)
     }
 
     /// Stop reading: a read that waits ends, also in another thread or coroutine, and producers no longer wait for
@@ -369,6 +392,12 @@ impl PySubscription {
     #[pyo3(signature = (*_error))]
     fn __exit__(&self, py: Python<'_>, _error: &Bound<'_, PyAny>) -> PyResult<()> {
         self.close(py)
+    }
+
+    /// Whether the next event was read from the log already.
+    #[getter]
+    fn _has_ready(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(!self.place()?.lock(py).ready.is_empty())
     }
 
     /// The next event, None if there is none yet. Raises StopAsyncIteration at the end.
@@ -397,14 +426,7 @@ impl PySubscription {
                 }
                 place.awaited = true;
             }
-            let wake = Box::new(move || {
-                // None at the interpreter's exit, when no coroutine waits any more.
-                Python::try_attach(|py| {
-                    if let Err(error) = wake.call0(py) {
-                        error.write_unraisable(py, None);
-                    }
-                });
-            });
+            let wake = Box::new(move || call_from_any_thread(&wake));
             let waits = self.ask(py, |subscription| subscription.wake_when_readable(wake));
             if waits != Some(true) {
                 place.lock(py).awaited = false;

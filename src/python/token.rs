@@ -1,7 +1,7 @@
 //! A cancellation token, as Python holds it: the part that `llm_callback.cancel.CancelToken` inherits.
 
 use super::attached::AttachedMutex;
-use super::exit::sleep_if_ended;
+use super::exit::{call_from_any_thread, sleep_if_ended};
 use super::process::Owned;
 use super::runs::kind_and_reason;
 use super::wait::{seconds, wait};
@@ -152,18 +152,19 @@ impl PyToken {
                     callback.bind(py).repr()?
                 )));
             }
-            let call = move |_: &_| {
-                // None at the interpreter's exit.
-                Python::try_attach(|py| {
-                    if let Err(error) = callback.call0(py) {
-                        error.write_unraisable(py, Some(callback.bind(py)));
-                    }
-                });
-            };
+            let call = move |_: &_| call_from_any_thread(&callback);
             let registration = py.detach(|| token.on_cancel(call));
-            Ok(PyRegistration(Owned::new(AttachedMutex::new(Some(
-                registration,
-            )))))
+            Ok(PyRegistration::new(registration))
+        })
+    }
+
+    /// As `on_cancel`, for a coroutine that waits: `wake` is also called when the token lets go of it, as at its run's end.
+    fn _wake_on_cancel(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<PyRegistration> {
+        sleep_if_ended(|| {
+            let token = self.token()?;
+            let wake = WakeOnDrop(wake);
+            let registration = py.detach(|| token.on_cancel(move |_| drop(wake)));
+            Ok(PyRegistration::new(registration))
         })
     }
 
@@ -230,9 +231,24 @@ impl PyToken {
     }
 }
 
+/// Calls a function when it is dropped.
+struct WakeOnDrop(Py<PyAny>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        call_from_any_thread(&self.0);
+    }
+}
+
 /// What :meth:`CancelToken.on_cancel` returns. Dropping it does not stop the callback.
 #[pyclass(name = "CancelRegistration", module = "llm_callback", frozen)]
 pub(super) struct PyRegistration(Owned<AttachedMutex<Option<Registration>>>);
+
+impl PyRegistration {
+    fn new(registration: Registration) -> Self {
+        Self(Owned::new(AttachedMutex::new(Some(registration))))
+    }
+}
 
 #[pymethods]
 impl PyRegistration {

@@ -1,8 +1,11 @@
 //! Waiting without the GIL, so that Ctrl-C still works.
 
 use super::interpreter::may_get_signals;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyInt;
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// How often the main thread looks for signals while it waits.
@@ -39,12 +42,34 @@ pub(super) fn seconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<
     let Some(value) = value.filter(|value| !value.is_none()) else {
         return Ok(None);
     };
-    let wrong = |what: &str| format!("{name} must be {what}, not {value:?}");
-    let Ok(seconds) = value.extract::<f64>() else {
-        return Err(PyTypeError::new_err(wrong("a number of seconds, or None")));
-    };
-    if seconds.is_nan() {
-        return Err(PyValueError::new_err(wrong("a number of seconds, or None")));
+    let wrong = || format!("{name} must be a number of seconds, or None, not {value:?}");
+    match value.extract::<f64>() {
+        Ok(seconds) if seconds.is_nan() => Err(PyValueError::new_err(wrong())),
+        Ok(seconds) => Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+        // An int that no float can hold.
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+            Ok(value.lt(0)?.then_some(Duration::ZERO))
+        }
+        Err(_) => Err(PyTypeError::new_err(wrong())),
     }
-    Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok())
+}
+
+/// A whole number, at least `least`.
+pub(super) fn number<'py, T>(name: &str, value: &Bound<'py, PyAny>, least: T) -> PyResult<T>
+where
+    T: FromPyObjectOwned<'py> + PartialOrd + Display + Copy,
+{
+    if !value.is_instance_of::<PyInt>() {
+        return Err(PyTypeError::new_err(format!(
+            "{name} must be an int, not {}",
+            value.repr()?
+        )));
+    }
+    match value.extract::<T>() {
+        Ok(number) if number >= least => Ok(number),
+        _ => Err(PyValueError::new_err(format!(
+            "{name} must be at least {least}, and what 64 bits can hold, not {}",
+            value.repr()?
+        ))),
+    }
 }
