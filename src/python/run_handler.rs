@@ -99,23 +99,11 @@ pub(super) fn call<'py>(
             run,
             kwargs,
         };
-        if let Some(reasoning) = call.argument(&names(py).reasoning_text)? {
-            call.text(REASONING, &reasoning, None)?;
-        }
-        let complete = call.argument(&names(py).complete)?;
-        if let Some(text) = call.token()? {
-            let end = if complete.is_some() { "\n" } else { "" };
-            call.text(Word::LLM_STREAM, &text, Some(end))?;
-        }
-        if let Some(tool) = call.argument(&names(py).current_tool_use)? {
-            call.tool(tool)?;
-        }
-        if complete.is_some() && !call.carries_state()? {
-            call.completed()?;
-        }
-        match call.argument(&names(py).message)? {
-            Some(message) if !call.carries_state()? => call.message(&message),
-            _ => Ok(()),
+        let delta = kwargs.get_item(names(py).delta.bind(py))?;
+        match delta.as_ref().map(|delta| delta.cast_exact::<PyDict>()) {
+            Some(Ok(delta)) if call.delta(delta)? => Ok(()),
+            _ if call.carries_state()? => Ok(()),
+            _ => call.given(),
         }
     })
 }
@@ -130,30 +118,77 @@ impl<'py> Call<'_, 'py> {
         truthy(self.kwargs.get_item(name.bind(self.py()))?)
     }
 
-    /// Whether strands has put its caller's `invocation_state` among the arguments, over its own: it may have any
-    /// keys.
+    /// Whether strands has put its caller's `invocation_state` among the arguments, over its own: it may have any keys.
     fn carries_state(&self) -> PyResult<bool> {
         let has = |name: &Py<PyString>| self.kwargs.contains(name.bind(self.py()));
         Ok(has(&names(self.py()).event_loop_cycle_id)? || has(&names(self.py()).init_event_loop)?)
     }
 
-    /// The piece of text: `data`, but where strands says what has come in `delta`, the text of that.
-    fn token(&self) -> PyResult<Option<Bound<'py, PyAny>>> {
+    /// A piece of what the model says, as strands sends it; whether it is one.
+    ///
+    /// `delta` tells of which kind it is: the arguments of that kind may be the caller's, see `carries_state`.
+    fn delta(&self, delta: &Bound<'py, PyDict>) -> PyResult<bool> {
         let py = self.py();
-        let Some(data) = self.argument(&names(py).data)? else {
-            return Ok(None);
-        };
-        let delta = self.kwargs.get_item(names(py).delta.bind(py))?;
-        match delta.as_ref().map(|delta| delta.cast_exact::<PyDict>()) {
-            Some(Ok(delta)) => truthy(delta.get_item(names(py).text.bind(py))?),
-            _ if self.carries_state()? => Ok(None),
-            _ => Ok(Some(data)),
+        let piece = |name: &Py<PyString>| delta.get_item(name.bind(py));
+        if let Some(text) = piece(&names(py).text)? {
+            let complete = self.argument(&names(py).complete)?.is_some();
+            if complete && !self.carries_state()? {
+                self.given()?;
+            } else if text.is_truthy()? {
+                self.text(Word::LLM_STREAM, &text, "")?;
+            }
+            return Ok(true);
+        }
+        if let Some(reasoning) = piece(&names(py).reasoning_content)? {
+            let text = match reasoning.cast::<PyDict>() {
+                Ok(reasoning) => truthy(reasoning.get_item(names(py).text.bind(py))?)?,
+                Err(_) => None,
+            };
+            if let Some(text) = text {
+                self.text(REASONING, &text, "")?;
+            }
+            return Ok(true);
+        }
+        if !delta.contains(names(py).tool_use.bind(py))? {
+            return Ok(false);
+        }
+        match self.argument(&names(py).current_tool_use)? {
+            Some(tool) if tool.is_instance_of::<PyDict>() => self.tool(tool)?,
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// The arguments as the original takes them, and strands' whole messages.
+    fn given(&self) -> PyResult<()> {
+        let py = self.py();
+        if let Some(reasoning) = self.argument(&names(py).reasoning_text)? {
+            self.text(REASONING, &reasoning, "")?;
+        }
+        let complete = self.argument(&names(py).complete)?.is_some();
+        let data = self.argument(&names(py).data)?;
+        if let Some(text) = &data {
+            self.text(Word::LLM_STREAM, text, if complete { "\n" } else { "" })?;
+        }
+        if let Some(tool) = self.argument(&names(py).current_tool_use)? {
+            self.tool(tool)?;
+        }
+        if complete {
+            if data.is_some() && self.is_verbose()? {
+                dispatch::print(names(py).newline.bind(py).as_any(), None)?;
+            }
+            self.completed()?;
+        }
+        match self.argument(&names(py).message)? {
+            Some(message) => self.message(&message),
+            None => Ok(()),
         }
     }
 
-    fn text(&self, word: Word, text: &Bound<'py, PyAny>, end: Option<&str>) -> PyResult<()> {
+    /// Reports text; `end` is what is printed behind it.
+    fn text(&self, word: Word, text: &Bound<'py, PyAny>, end: &str) -> PyResult<()> {
         if self.is_verbose()? {
-            dispatch::print(text, Some(end.unwrap_or_default()))?;
+            dispatch::print(text, Some(end))?;
         }
         let write = |out: &mut Vec<u8>| {
             out.extend_from_slice(br#"{"content":"#);
