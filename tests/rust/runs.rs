@@ -467,9 +467,9 @@ enum Operation {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let run = || any::<prop::sample::Index>().prop_map(|index| index.index(8));
+    let run = || any::<prop::sample::Index>().prop_map(|index| index.index(6));
     prop_oneof![
-        4 => (any::<bool>(), prop::option::of(run()))
+        4 => (any::<bool>(), prop::option::weighted(0.8, run()))
             .prop_map(|(pending, below)| Operation::Open { pending, below }),
         2 => run().prop_map(Operation::Start),
         4 => run().prop_map(Operation::Emit),
@@ -517,11 +517,8 @@ impl Modelled {
 fn ask(model: &mut [Modelled], index: usize) {
     let mut reached = vec![index];
     // Parents come before their children in the list.
-    for child in index + 1..model.len() {
-        if model[child]
-            .parent
-            .is_some_and(|parent| reached.contains(&parent))
-        {
+    for (child, run) in model.iter().enumerate() {
+        if run.parent.is_some_and(|parent| reached.contains(&parent)) {
             reached.push(child);
         }
     }
