@@ -40,6 +40,7 @@
 //!   what came or went meanwhile.
 
 mod cancel;
+mod cancelled;
 mod event;
 mod event_log;
 mod frame;
@@ -61,7 +62,8 @@ mod timestamp;
 #[cfg(feature = "python")]
 mod python;
 
-pub use cancel::{CancelKind, CancelToken, Cancelled, Registration, UnknownCancelKind};
+pub use cancel::{CancelToken, Registration};
+pub use cancelled::{CancelKind, Cancelled, UnknownCancelKind};
 pub use event::{
     Action, Category, Event, EventId, InvalidEventId, Payload, Source, UnknownWord, Word,
 };

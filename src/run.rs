@@ -1,6 +1,7 @@
 //! The life of one run: it is opened, starts, emits, may be cancelled, and has one end.
 
-use crate::cancel::{CancelKind, CancelToken, Cancelled, Retired};
+use crate::cancel::{CancelToken, Retired};
+use crate::cancelled::{CancelKind, Cancelled};
 use crate::event::{Action, EventId, Word};
 use crate::event_log::{Ended, EventLog};
 use crate::frame::Body;

@@ -1,6 +1,7 @@
 //! The runs of a process: opened, found, cancelled and shut down, with the sinks that all their events go to.
 
-use crate::cancel::{CancelKind, CancelToken};
+use crate::cancel::CancelToken;
+use crate::cancelled::CancelKind;
 use crate::event::Word;
 use crate::event_log::{EventLog, Limits, Tap};
 use crate::object::Object;

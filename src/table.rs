@@ -1,6 +1,6 @@
 //! Which runs are live, and which have ended not long ago.
 
-use crate::cancel::Cancelled;
+use crate::cancelled::Cancelled;
 use crate::run::{Home, Run};
 use crate::run_id::RunId;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
