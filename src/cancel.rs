@@ -47,7 +47,8 @@ impl CancelToken {
     /// A token with nothing above it that is cancelled, as [`CancelKind::Deadline`], once `at` has passed; at once
     /// if it has already.
     ///
-    /// One thread in the process watches all deadlines; it is there only while a token that waits for one is.
+    /// One thread in the process watches all deadlines; it is there only while a token waits for one, or a table of
+    /// runs for the time to forget one.
     ///
     /// # Panics
     ///

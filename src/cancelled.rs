@@ -70,7 +70,7 @@ impl fmt::Display for UnknownCancelKind {
 
 impl std::error::Error for UnknownCancelKind {}
 
-/// Why a token is cancelled: what the first [`cancel`](CancelToken::cancel) that reached it said.
+/// Why a token is cancelled: what the first [`cancel`](crate::CancelToken::cancel) that reached it said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cancelled {
     /// Who asked; [`CancelKind::Parent`] if it was asked of a token above.

@@ -376,11 +376,11 @@ impl Run {
     fn has_ended(&self, why: Option<&Cancelled>) -> Retired {
         self.unstarted.store(false, Ordering::Release);
         self.asked.get_or_init(|| why.map(|why| why.requested_at));
-        let retired = self.token.retire();
         if let Some(home) = self.home.upgrade() {
             home.has_ended(self);
         }
-        retired
+        // After the table knows: what is opened below a live run hangs below its token.
+        self.token.retire()
     }
 
     fn was_late(&self) {

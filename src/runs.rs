@@ -165,9 +165,9 @@ impl Runs {
             log,
             home,
         );
-        if !reserved.fill(&run) {
+        if let Err(refused) = reserved.fill(&run) {
             run.discard();
-            return Err(OpenError::ShutDown);
+            return Err(refused);
         }
         if opening.pending {
             run.end_unstarted_on_cancel();

@@ -603,7 +603,7 @@ proptest! {
             }
             let live = model.iter().filter(|run| !run.has_ended).count();
             let stats = runs.stats();
-            prop_assert_eq!((stats.live, stats.late), (live, late));
+            prop_assert_eq!((stats.live, stats.late, stats.opened), (live, late, model.len() as u64));
             prop_assert_eq!(runs.has_live(), live > 0);
         }
     }
