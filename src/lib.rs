@@ -19,7 +19,7 @@
 //!
 //! Beyond it, [`Runs`] opens runs that have a life of their own: an ordered, bounded [`EventLog`] that any number of
 //! [`Subscription`]s read, live or afterwards; a [`CancelToken`] that reaches a run and its descendants; and exactly one
-//! terminal event. See `examples/two_readers.rs`.
+//! terminal event. [`Sink`]s get every run's events on threads of their own. See `examples/two_readers.rs`.
 //!
 //! # Trade-offs of the registry
 //!

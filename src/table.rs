@@ -49,7 +49,7 @@ pub struct RunsStats {
     pub finished: usize,
     /// Runs that were ever opened.
     pub opened: u64,
-    /// Events that came after the end of their run: refused, not kept.
+    /// Events that came to [`Run::emit`] or [`Run::try_emit`] after the end of their run: refused, not kept.
     pub late: u64,
 }
 

@@ -321,6 +321,24 @@ fn sinks_come_and_go() {
     assert_eq!(seen, expected.map(|(id, word)| (RunId::Int(id), word)));
 }
 
+/// A sink can be taken away while runs go on and never stop to speak.
+#[test]
+fn a_sink_leaves_busy_runs() {
+    let runs = Runs::default();
+    let (outlet, open_gate, seen) = gate("gate");
+    drop(open_gate);
+    runs.add_sink(outlet);
+    let run = open(&runs, 1);
+    std::thread::scope(|scope| {
+        let speaking = scope.spawn(|| while run.emit(&token()).is_ok() {});
+        assert_eq!(seen.recv_timeout(LONG).unwrap().1, Word::STARTED);
+        let stats = runs.remove_sink("gate").unwrap();
+        assert_eq!(stats.written, 1 + seen.iter().count() as u64);
+        assert!(run.complete("").unwrap());
+        speaking.join().unwrap();
+    });
+}
+
 /// A log that outlives its table keeps no sink: dropping the table waits for the sinks, and the log for nobody.
 #[test]
 fn logs_outlive_sinks() {
