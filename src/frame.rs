@@ -199,31 +199,35 @@ impl Head {
         let sequence = sequence.format(id.sequence).as_bytes();
         // Three digits: those behind the one.
         let millis = &millis.format(1000 + time.millis()).as_bytes()[1..];
-        // The first five are the line of the id.
-        let parts = [
-            b"id: ",
-            ms,
-            b"-",
-            sequence,
-            b"\n",
-            br#"data: {"id":""#,
-            ms,
-            b"-",
-            sequence,
-            &self.bytes,
-            millis,
-            br#"Z","sequence":"#,
-            sequence,
-            &body.bytes,
-        ];
-        let parts = &parts[if has_id_line { 0 } else { 5 }..];
-        // Of the exact size at once: the one allocation.
-        let bytes = parts.concat().into_boxed_slice();
+        // Of the right size at once, so that turning it into a box costs nothing: the one allocation.
+        let id_length = ms.len() + 1 + sequence.len();
         let id_line = if has_id_line {
-            "id: -\n".len() + ms.len() + sequence.len()
+            "id: \n".len() + id_length
         } else {
             0
         };
+        let fixed = r#"data: {"id":"Z","sequence":"#.len() + millis.len() + sequence.len();
+        let length = id_line + id_length + fixed + self.bytes.len() + body.bytes.len();
+        let mut bytes = Vec::with_capacity(length);
+        let write_id = |bytes: &mut Vec<u8>| {
+            bytes.extend_from_slice(ms);
+            bytes.push(b'-');
+            bytes.extend_from_slice(sequence);
+        };
+        if has_id_line {
+            bytes.extend_from_slice(b"id: ");
+            write_id(&mut bytes);
+            bytes.push(b'\n');
+        }
+        bytes.extend_from_slice(br#"data: {"id":""#);
+        write_id(&mut bytes);
+        bytes.extend_from_slice(&self.bytes);
+        bytes.extend_from_slice(millis);
+        bytes.extend_from_slice(br#"Z","sequence":"#);
+        bytes.extend_from_slice(sequence);
+        bytes.extend_from_slice(&body.bytes);
+        debug_assert_eq!(bytes.len(), length);
+        let bytes = bytes.into_boxed_slice();
         let start = bytes.len() - body.bytes.len();
         Frame {
             id,

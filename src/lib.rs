@@ -19,7 +19,7 @@
 //!
 //! Beyond it, [`Runs`] opens runs that have a life of their own: an ordered, bounded [`EventLog`] that any number of
 //! [`Subscription`]s read, live or afterwards; a [`CancelToken`] that reaches a run and its descendants; and exactly one
-//! terminal event. See `examples/two_readers.rs`.
+//! terminal event. [`Sink`]s get every run's events on threads of their own. See `examples/two_readers.rs`.
 //!
 //! # Trade-offs of the registry
 //!
@@ -40,6 +40,7 @@
 //!   what came or went meanwhile.
 
 mod cancel;
+mod cancelled;
 mod event;
 mod event_log;
 mod frame;
@@ -61,7 +62,8 @@ mod timestamp;
 #[cfg(feature = "python")]
 mod python;
 
-pub use cancel::{CancelKind, CancelToken, Cancelled, Registration, UnknownCancelKind};
+pub use cancel::{CancelToken, Registration};
+pub use cancelled::{CancelKind, Cancelled, UnknownCancelKind};
 pub use event::{
     Action, Category, Event, EventId, InvalidEventId, Payload, Source, UnknownWord, Word,
 };

@@ -1,6 +1,7 @@
 //! The life of one run: it is opened, starts, emits, may be cancelled, and has one end.
 
-use crate::cancel::{CancelKind, CancelToken, Cancelled, Retired};
+use crate::cancel::{CancelToken, Retired};
+use crate::cancelled::{CancelKind, Cancelled};
 use crate::event::{Action, EventId, Word};
 use crate::event_log::{Ended, EventLog};
 use crate::frame::Body;
@@ -375,11 +376,11 @@ impl Run {
     fn has_ended(&self, why: Option<&Cancelled>) -> Retired {
         self.unstarted.store(false, Ordering::Release);
         self.asked.get_or_init(|| why.map(|why| why.requested_at));
-        let retired = self.token.retire();
         if let Some(home) = self.home.upgrade() {
             home.has_ended(self);
         }
-        retired
+        // After the table knows: what is opened below a live run hangs below its token.
+        self.token.retire()
     }
 
     fn was_late(&self) {

@@ -1,6 +1,7 @@
 //! The runs of a process: opened, found, cancelled and shut down, with the sinks that all their events go to.
 
-use crate::cancel::{CancelKind, CancelToken};
+use crate::cancel::CancelToken;
+use crate::cancelled::CancelKind;
 use crate::event::Word;
 use crate::event_log::{EventLog, Limits, Tap};
 use crate::object::Object;
@@ -164,9 +165,9 @@ impl Runs {
             log,
             home,
         );
-        if !reserved.fill(&run) {
+        if let Err(refused) = reserved.fill(&run) {
             run.discard();
-            return Err(OpenError::ShutDown);
+            return Err(refused);
         }
         if opening.pending {
             run.end_unstarted_on_cancel();

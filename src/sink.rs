@@ -197,16 +197,11 @@ impl Stopping {
     }
 }
 
-/// Writes until `stop` is closed, and then what is still there.
+/// Writes until `stop` is closed, and then what was offered before.
 fn drain(frames: &Receiver<Arc<Frame>>, stop: &Receiver<()>, mut sink: impl Sink, counts: &Counts) {
-    loop {
-        let first = select! {
-            recv(frames) -> frame => frame.ok(),
-            recv(stop) -> _ => frames.try_recv().ok(),
-        };
-        let Some(first) = first else { break };
+    let mut write = |first, max: usize| {
         let mut batch = vec![first];
-        batch.extend(frames.try_iter().take(BATCH - 1));
+        batch.extend(frames.try_iter().take(max.min(BATCH) - 1));
         let count = if attempt(counts, || sink.write(&batch)) {
             &counts.written
         } else {
@@ -216,6 +211,23 @@ fn drain(frames: &Receiver<Arc<Frame>>, stop: &Receiver<()>, mut sink: impl Sink
         if batch.iter().any(|frame| frame.is_lifecycle()) {
             attempt(counts, || sink.flush());
         }
+        batch.len()
+    };
+    loop {
+        select! {
+            recv(frames) -> first => match first {
+                Ok(first) => drop(write(first, BATCH)),
+                Err(_) => break,
+            },
+            recv(stop) -> _ => break,
+        }
+    }
+    // Not what still comes: runs that are live may never stop.
+    let mut left = frames.len();
+    while left > 0
+        && let Ok(first) = frames.try_recv()
+    {
+        left -= write(first, left);
     }
     attempt(counts, || sink.flush());
 }

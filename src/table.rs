@@ -1,6 +1,6 @@
 //! Which runs are live, and which have ended not long ago.
 
-use crate::cancel::Cancelled;
+use crate::cancelled::Cancelled;
 use crate::run::{Home, Run};
 use crate::run_id::RunId;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
@@ -49,7 +49,7 @@ pub struct RunsStats {
     pub finished: usize,
     /// Runs that were ever opened.
     pub opened: u64,
-    /// Events that came after the end of their run: refused, not kept.
+    /// Events that came to [`Run::emit`] or [`Run::try_emit`] after the end of their run: refused, not kept.
     pub late: u64,
 }
 
@@ -76,10 +76,20 @@ struct State {
     finished: FxHashMap<RunId, Arc<Run>>,
     /// The finished runs in the order of their ends: when, which, of what generation.
     ended: VecDeque<(Instant, RunId, u64)>,
+    /// How many ids were ever taken, also for runs that were not opened in the end.
+    reserved: u64,
     opened: u64,
     shut_down: bool,
     /// When the oldest finished run may go, or before.
     alarm: Option<Alarm>,
+}
+
+impl State {
+    /// Whether it is this run, and no other of its id, that is live.
+    fn is_live(&self, run: &Run) -> bool {
+        let live = self.live.get(run.id());
+        live.is_some_and(|live| live.number() == run.number())
+    }
 }
 
 impl Table {
@@ -118,14 +128,14 @@ impl Table {
             }
         };
         let (parent, before) = (parent.cloned(), state.finished.get(id).cloned());
-        state.opened += 1;
+        state.reserved += 1;
         state.opening.insert(id.clone());
         Ok(Reserved {
             table: self,
             id: id.clone(),
             parent,
             before,
-            number: state.opened,
+            number: state.reserved,
             is_open: true,
         })
     }
@@ -244,7 +254,7 @@ impl Home for Table {
     fn has_ended(&self, run: &Run) {
         let mut state = self.state.lock();
         // One that was never here, or is not any more, must not take another of its id along.
-        if state.live.get(run.id()).map(|run| run.generation()) != Some(run.generation()) {
+        if !state.is_live(run) {
             return;
         }
         let Some(run) = state.live.remove(run.id()) else {
@@ -281,22 +291,30 @@ pub(crate) struct Reserved<'a> {
     pub(crate) parent: Option<Arc<Run>>,
     /// The finished run of the same id.
     pub(crate) before: Option<Arc<Run>>,
-    /// How many runs there were, with this one.
+    /// Greater than that of every run whose id was taken before.
     pub(crate) number: u64,
     is_open: bool,
 }
 
 impl Reserved<'_> {
-    /// Puts the run into the table, if no [`shut`](Table::shut) came between; whether it did.
-    pub(crate) fn fill(mut self, run: &Arc<Run>) -> bool {
+    /// Puts the run into the table, if nothing has come between: a [`shut`](Table::shut), or the end of its parent, which
+    /// might not pass on to it what reaches those below.
+    pub(crate) fn fill(mut self, run: &Arc<Run>) -> Result<(), OpenError> {
         let mut state = self.table.state.lock();
         state.opening.remove(&self.id);
         self.is_open = false;
-        if !state.shut_down {
-            state.live.insert(self.id.clone(), Arc::clone(run));
-            self.table.has_live.store(true, Ordering::Relaxed);
+        if state.shut_down {
+            return Err(OpenError::ShutDown);
         }
-        !state.shut_down
+        if let Some(parent) = &self.parent
+            && !state.is_live(parent)
+        {
+            return Err(OpenError::NoParent(parent.id().clone()));
+        }
+        state.opened += 1;
+        state.live.insert(self.id.clone(), Arc::clone(run));
+        self.table.has_live.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 

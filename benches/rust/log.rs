@@ -89,9 +89,19 @@ fn open_and_complete(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// One of so many open runs says something.
+/// One of so many open runs says something, while the others say nothing.
 #[divan::bench(args = [1, 10_000], sample_size = 2_000)]
 fn emit_among(bencher: Bencher<'_, '_>, number: i64) {
+    let runs = Runs::default();
+    let open = |id| runs.open(id, Opening::default()).expect("free");
+    let all: Vec<_> = (0..number).map(open).collect();
+    let (run, body) = (&all[all.len() / 2], token());
+    bencher.bench_local(|| run.emit(&body));
+}
+
+/// So many open runs say something in turn: each finds nothing of its own in the processor's caches.
+#[divan::bench(args = [1, 10_000], sample_size = 2_000)]
+fn emit_in_turn(bencher: Bencher<'_, '_>, number: i64) {
     let runs = Runs::default();
     let open = |id| runs.open(id, Opening::default()).expect("free");
     let all: Vec<_> = (0..number).map(open).collect();

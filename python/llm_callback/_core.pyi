@@ -71,6 +71,7 @@ class _RunsStats(TypedDict):
 class _SinkStats(TypedDict):
     written: int
     dropped: int
+    failed: int
     errors: int
 
 @type_check_only

@@ -331,6 +331,7 @@ pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<(
         let sink = PyDict::new(py);
         sink.set_item("written", counted.written)?;
         sink.set_item("dropped", counted.dropped)?;
+        sink.set_item("failed", counted.failed)?;
         sink.set_item("errors", counted.errors)?;
         sinks.set_item(name, sink)?;
     }

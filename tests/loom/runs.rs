@@ -109,3 +109,29 @@ fn finish_against_cancel() {
         assert_eq!(run.times().requested.is_some(), asked);
     });
 }
+
+/// A run that is opened while its parent ends is refused, or is reached by what cancels those above.
+#[test]
+fn finish_against_open_below() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let below = |parent: i64| {
+            let opening = Opening {
+                parent: Some(&parent.into()),
+                ..Opening::default()
+            };
+            runs.open(parent + 1, opening)
+        };
+        let top = open(&runs, false);
+        let middle = below(1).unwrap();
+        let ending = {
+            let middle = middle.clone();
+            thread::spawn(move || middle.complete("done").unwrap())
+        };
+        let bottom = below(2).ok();
+        assert!(ending.join().unwrap());
+        assert!(top.cancel(CancelKind::User, ""));
+        assert!(!middle.token().is_cancelled());
+        assert!(bottom.is_none_or(|bottom| bottom.token().is_cancelled()));
+    });
+}

@@ -1,0 +1,135 @@
+//! Why something was cancelled: who asked, in which words, and when.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Who or what asked for a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CancelKind {
+    /// Somebody asked for it.
+    User,
+    /// The deadline of the token passed.
+    Deadline,
+    /// A token above was cancelled, for whichever reason; the reason's text is the one given there.
+    Parent,
+    /// The process, or the table of runs, shuts down.
+    Shutdown,
+    /// Whom the work was for is gone.
+    Disconnect,
+}
+
+impl CancelKind {
+    const ALL: [Self; 5] = [
+        Self::User,
+        Self::Deadline,
+        Self::Parent,
+        Self::Shutdown,
+        Self::Disconnect,
+    ];
+
+    /// The kind as events spell it: `user`, `deadline`, `parent`, `shutdown`, `disconnect`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Deadline => "deadline",
+            Self::Parent => "parent",
+            Self::Shutdown => "shutdown",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+impl fmt::Display for CancelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for CancelKind {
+    type Err = UnknownCancelKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCancelKind> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownCancelKind(text.into()))
+    }
+}
+
+/// A text that names no [`CancelKind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownCancelKind(pub String);
+
+impl fmt::Display for UnknownCancelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a kind of cancellation", self.0)
+    }
+}
+
+impl std::error::Error for UnknownCancelKind {}
+
+/// Why a token is cancelled: what the first [`cancel`](crate::CancelToken::cancel) that reached it said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Who asked; [`CancelKind::Parent`] if it was asked of a token above.
+    pub kind: CancelKind,
+    /// The words that were given, also to a token above; may be empty.
+    pub reason: Arc<str>,
+    /// When it was asked, by the system's clock; the same for all tokens that one cancel reached.
+    pub requested_at: SystemTime,
+}
+
+impl Cancelled {
+    pub(crate) fn now(kind: CancelKind, reason: Arc<str>) -> Self {
+        Self {
+            kind,
+            reason,
+            requested_at: SystemTime::now(),
+        }
+    }
+
+    pub(crate) fn by_deadline() -> Self {
+        Self::now(CancelKind::Deadline, "the deadline passed".into())
+    }
+
+    /// The same, as the tokens below see it.
+    pub(crate) fn for_below(&self) -> Self {
+        Self {
+            kind: CancelKind::Parent,
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cancelled ({})", self.kind)?;
+        if !self.reason.is_empty() {
+            write!(f, ": {}", self.reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Kinds are spelt as events spell them, and read back; nothing else is read.
+    #[test]
+    fn kinds_have_names() {
+        for kind in CancelKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert_eq!(format!("{:>6}", CancelKind::User), "  user");
+        let unknown = "User".parse::<CancelKind>().unwrap_err();
+        assert_eq!(
+            unknown.to_string(),
+            "\"User\" is not a kind of cancellation"
+        );
+    }
+}
