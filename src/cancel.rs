@@ -12,6 +12,7 @@ use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
 use crate::timer::{self, Alarm, Due};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -231,6 +232,21 @@ impl CancelToken {
             }
         }
         Self(node)
+    }
+}
+
+/// Clones are equal, and nothing else.
+impl PartialEq for CancelToken {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for CancelToken {}
+
+impl Hash for CancelToken {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
     }
 }
 

@@ -97,6 +97,8 @@ pub(crate) struct State {
     /// Where the subscriptions are that producers wait for.
     pub(crate) awaited: Vec<Awaited>,
     pub(crate) next_subscription: u64,
+    /// Nobody is waited for any more: the run was asked to stop.
+    is_hurried: bool,
 }
 
 /// Milliseconds since 1970.
@@ -243,6 +245,7 @@ impl EventLog {
                 wakes: Vec::new(),
                 awaited: Vec::new(),
                 next_subscription: 0,
+                is_hurried: false,
             }),
             appended: Condvar::new(),
             read: Condvar::new(),
@@ -290,13 +293,26 @@ impl EventLog {
         let mut ms = clock();
         let mut state = self.state.lock();
         if !state.awaited.is_empty() && !body.word().is_terminal() {
-            self.wait_for_space(&mut state, body);
+            self.wait_for_readers(&mut state, body, Instant::now(), None);
             ms = clock();
         }
         if state.ended {
             return Err(Ended);
         }
         Ok(self.append_to(state, ms, body, appended))
+    }
+
+    /// Waits, at most `timeout`, for those who would lose something by this event, for a caller that waits in slices:
+    /// whether it is over, because they have read on, or have been waited for since `since` for as long as they may be.
+    pub(crate) fn wait_for_space(&self, body: &Body, since: Instant, timeout: Duration) -> bool {
+        let until = Instant::now().checked_add(timeout);
+        self.wait_for_readers(&mut self.state.lock(), body, since, until)
+    }
+
+    /// From now on no producer waits for a reader: what a `Block` subscription has not read is lost to it as in a gap.
+    pub(crate) fn hurry(&self) {
+        self.state.lock().is_hurried = true;
+        self.read.notify_all();
     }
 
     /// Appends the first event of a log that was made with [`unopened`](Self::unopened); whether this call did.
@@ -409,6 +425,10 @@ impl EventLog {
         self.state.lock()
     }
 
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.try_lock()
+    }
+
     /// Waits until something is appended, at most until `end`; it may come back for no reason.
     pub(crate) fn wait_for_more(&self, state: &mut MutexGuard<'_, State>, end: Option<Instant>) {
         state.waiting += 1;
@@ -435,13 +455,18 @@ impl EventLog {
     fn has_to_wait(&self, state: &State, body: &Body) -> bool {
         let goes = state.goes(self.limits, state.head.most(body));
         let mut awaited = state.awaited.iter();
-        awaited.any(|awaited| !awaited.given_up && awaited.next < goes)
+        !state.is_hurried && awaited.any(|awaited| !awaited.given_up && awaited.next < goes)
     }
 
-    /// Waits for those who would lose something by this event; whether it has waited.
-    fn wait_for_space(&self, state: &mut MutexGuard<'_, State>, body: &Body) -> bool {
-        let mut since = None;
-        while !state.ended {
+    /// Waits until `until` for those who would lose something by this event; whether they are not waited for any more.
+    fn wait_for_readers(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        body: &Body,
+        since: Instant,
+        until: Option<Instant>,
+    ) -> bool {
+        while !state.ended && !state.is_hurried {
             let goes = state.goes(self.limits, state.head.most(body));
             let late = state
                 .awaited
@@ -451,21 +476,24 @@ impl EventLog {
             let Some(patience) = late.iter().map(|awaited| awaited.patience).max() else {
                 break;
             };
-            let since = *since.get_or_insert_with(Instant::now);
+            let now = Instant::now();
             let end = since.checked_add(patience);
-            if end.is_some_and(|end| Instant::now() >= end) {
+            if end.is_some_and(|end| now >= end) {
                 // Nobody waits for them again until they have read on.
                 for awaited in late {
                     awaited.given_up = true;
                 }
                 break;
             }
-            match end {
+            if until.is_some_and(|until| now >= until) {
+                return false;
+            }
+            match end.into_iter().chain(until).min() {
                 Some(end) => drop(self.read.wait_until(state, end)),
                 None => self.read.wait(state),
             }
         }
-        since.is_some()
+        true
     }
 }
 

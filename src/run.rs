@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where a run is in its life. What it ended as is what its terminal event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +91,8 @@ pub struct Run {
     acknowledged: OnceLock<SystemTime>,
     /// When it had been asked to stop, as its end found it. Empty until then.
     asked: OnceLock<Option<SystemTime>>,
+    /// Set once a cancel makes producers wait no more.
+    hurries: OnceLock<()>,
     home: Weak<dyn Home>,
 }
 
@@ -124,6 +126,7 @@ impl Run {
             unstarted: AtomicBool::new(true),
             acknowledged: OnceLock::new(),
             asked: OnceLock::new(),
+            hurries: OnceLock::new(),
             home,
         })
     }
@@ -260,8 +263,26 @@ impl Run {
         appended
     }
 
+    /// Waits, at most `timeout`, until `body` can be emitted without a wait for a reader, for a caller that waits in
+    /// slices: whether it can, or those who read too slowly have been waited for since `since` for as long as they may be.
+    pub fn wait_for_space(&self, body: &Body, since: Instant, timeout: Duration) -> bool {
+        self.log.wait_for_space(body, since, timeout)
+    }
+
     /// Follows the run's events.
+    ///
+    /// With [`Overflow::Block`], producers wait for this reader until the run is asked to stop.
     pub fn subscribe(&self, start: &Start, overflow: Overflow) -> Subscription {
+        if let Overflow::Block(_) = overflow {
+            self.hurries.get_or_init(|| {
+                let log = Arc::downgrade(&self.log);
+                self.token.on_cancel(move |_| {
+                    if let Some(log) = log.upgrade() {
+                        log.hurry();
+                    }
+                });
+            });
+        }
         self.log.subscribe(start, overflow)
     }
 

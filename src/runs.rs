@@ -40,8 +40,8 @@ impl Default for Options {
 /// How a run is opened. `Opening::default()` is a run of its own without a deadline, that starts at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opening<'a> {
-    /// The live run that it is to be a part of.
-    pub parent: Option<&'a RunId>,
+    /// The live run that it is to be a part of: this one, not a later one of the same id.
+    pub parent: Option<&'a Arc<Run>>,
     /// When it is cancelled, unless it has ended.
     pub deadline: Option<Instant>,
     /// The data of its `lifecycle.started`, to which `parent_run_id` is added. What is no object becomes
@@ -143,7 +143,7 @@ impl Runs {
                 .is_some_and(|why| why.kind == CancelKind::Parent)
         {
             let why = above.cancelled().expect("a child of it is");
-            return Err(OpenError::ParentCancelled(parent.clone(), why));
+            return Err(OpenError::ParentCancelled(parent.id().clone(), why));
         }
         let before = reserved.before.as_ref();
         // A clock that went back must not give out ids of the generation before again.
@@ -152,7 +152,11 @@ impl Runs {
             &id,
             self.0.limits,
             self.tap(),
-            lifecycle(Word::STARTED, opening.parent, data),
+            lifecycle(
+                Word::STARTED,
+                opening.parent.map(|parent| parent.id()),
+                data,
+            ),
             earliest.map_or(0, |id| id.ms + 1),
         );
         let generation = before.map_or(1, |run| run.generation() + 1);
@@ -160,7 +164,7 @@ impl Runs {
         let run = Run::new(
             id,
             (generation, reserved.number),
-            opening.parent.cloned(),
+            opening.parent.map(|parent| parent.id().clone()),
             token,
             log,
             home,
@@ -309,7 +313,7 @@ mod tests {
         runs.open(id, Opening::default()).unwrap()
     }
 
-    fn below(parent: &RunId) -> Opening<'_> {
+    fn below(parent: &Arc<Run>) -> Opening<'_> {
         Opening {
             parent: Some(parent),
             ..Opening::default()
@@ -381,7 +385,7 @@ mod tests {
     fn cancel_reaches_descendants() {
         let runs = Runs::default();
         let (parent, other) = (open(&runs, 1), open(&runs, 2));
-        let child = runs.open("child", below(parent.id())).unwrap();
+        let child = runs.open("child", below(&parent)).unwrap();
         assert!(runs.cancel(&1.into(), CancelKind::User, "enough"));
         assert!(!runs.cancel(&1.into(), CancelKind::User, "again"));
         assert!(!runs.cancel(&9.into(), CancelKind::User, "nobody"));
@@ -392,7 +396,11 @@ mod tests {
         assert_eq!(end.data["kind"], "parent");
         assert_eq!(end.data["parent_run_id"], 1);
         assert_eq!(parent.state(), RunState::Running);
-        assert!(runs.open("late", below(&"gone".into())).is_err());
+        // The run that was there before is no parent, though one of its id is live.
+        assert!(parent.finish_cancelled());
+        let _later = open(&runs, 1);
+        let late = runs.open("late", below(&parent));
+        assert_eq!(late.unwrap_err(), OpenError::NoParent(1.into()));
     }
 
     /// Leaving a scope ends the run: well, as cancelled, or, in a panic, as failed.
@@ -528,7 +536,8 @@ mod tests {
         let runs = Runs::with_sinks(Options::default(), vec![outlet]);
         let run = open(&runs, 1);
         assert!(runs.open(1, Opening::default()).is_err());
-        assert!(runs.open(2, below(&"gone".into())).is_err());
+        let elsewhere = open(&Runs::default(), 1);
+        assert!(runs.open(2, below(&elsewhere)).is_err());
         run.complete(&"text").unwrap();
         assert!(runs.shutdown("going home", LONG));
         assert!(runs.open(3, Opening::default()).is_err());

@@ -20,7 +20,9 @@
 use std::fmt;
 
 /// A comment that says nothing, to be sent when the stream has been quiet, lest a proxy close it.
-pub const HEARTBEAT: &[u8] = b": heartbeat\n\n";
+///
+/// A line, without a blank one behind it: some readers take that for the end of a message.
+pub const HEARTBEAT: &[u8] = b": heartbeat\n";
 
 /// What a field of a message may not hold: refused, since to clean it would change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +48,12 @@ impl std::error::Error for InvalidField {}
 pub fn comment(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     lines(&mut out, ": ", text);
-    out.push(b'\n');
     out
 }
 
 /// Tells the reader to wait so many milliseconds before it reconnects.
 pub fn retry(ms: u64) -> Vec<u8> {
-    format!("retry: {ms}\n\n").into_bytes()
+    format!("retry: {ms}\n").into_bytes()
 }
 
 /// A message: its name (`message` if none), its id (if none, the one before goes on), its data.

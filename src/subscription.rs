@@ -231,10 +231,14 @@ impl Subscription {
         drop(wake);
     }
 
-    /// Whether every read from now on returns [`Read::Ended`].
-    pub fn is_ended(&self) -> bool {
-        let state = self.place.0.log.lock();
-        self.is_closed() || (state.ended && self.missed.is_none() && self.next >= state.next)
+    /// Whether every read from now on returns [`Read::Ended`]; `None`, for a thread that must not wait, if the log's
+    /// lock is taken.
+    pub fn try_is_ended(&self) -> Option<bool> {
+        if self.is_closed() {
+            return Some(true);
+        }
+        let state = self.place.0.log.try_lock()?;
+        Some(state.ended && self.missed.is_none() && self.next >= state.next)
     }
 
     /// What ends this subscription from any thread.

@@ -108,7 +108,7 @@ impl Table {
     pub(crate) fn reserve(
         &self,
         id: &RunId,
-        parent: Option<&RunId>,
+        parent: Option<&Arc<Run>>,
     ) -> Result<Reserved<'_>, OpenError> {
         // Dropped after the guard.
         let _expired;
@@ -123,8 +123,13 @@ impl Table {
         let parent = match parent {
             None => None,
             Some(parent) => {
-                let run = state.live.get(parent);
-                Some(run.ok_or_else(|| OpenError::NoParent(parent.clone()))?)
+                let live = state.live.get(parent.id());
+                let is_live = live.is_some_and(|live| Arc::ptr_eq(live, parent));
+                Some(
+                    is_live
+                        .then_some(parent)
+                        .ok_or_else(|| OpenError::NoParent(parent.id().clone()))?,
+                )
             }
         };
         let (parent, before) = (parent.cloned(), state.finished.get(id).cloned());

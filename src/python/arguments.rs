@@ -35,6 +35,22 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Arg<'a, 'py> {
     }
 }
 
+/// An object as an error shows it: its `repr`, not too much of it; its class where that cannot be had.
+pub(super) fn shown(object: &Bound<'_, PyAny>) -> String {
+    const MOST: usize = 200;
+    let repr = object
+        .repr()
+        .map(|text| text.to_string_lossy().into_owned());
+    match repr {
+        Ok(text) if text.chars().nth(MOST).is_none() => text,
+        Ok(text) => text.chars().take(MOST).chain(['…']).collect(),
+        Err(_) => match object.get_type().name() {
+            Ok(class) => format!("an object of class {class}"),
+            Err(_) => "an object".to_owned(),
+        },
+    }
+}
+
 /// The required `given`, or the error of the Python function `name` (`"function"` or `"Class.method"`).
 ///
 /// `receiver` is a method's `self`; `given` are the parameters in order, as they were received; `optional` those

@@ -1,5 +1,6 @@
 //! An event as Python sees it: a fresh dict of `source`, `event` and `data`.
 
+use super::arguments::shown;
 use super::names::names;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -128,7 +129,7 @@ pub(super) fn source_dict<'py>(source: &Bound<'py, PyAny>) -> PyResult<Bound<'py
         if !source.hasattr(names(py).to_source_dict.bind(py))? {
             return Err(PyTypeError::new_err(format!(
                 "who speaks is a CallerContext, or the dict that its to_source_dict() makes, not {}",
-                source.repr()?
+                shown(source)
             )));
         }
         return self::source(source);
@@ -144,8 +145,7 @@ pub(super) fn source_dict<'py>(source: &Bound<'py, PyAny>) -> PyResult<Bound<'py
             .is_some_and(|value| value.is_instance_of::<PyString>())
         {
             return Err(PyValueError::new_err(format!(
-                "a source has agent_id, agent_type, agent_name (str) and team_name: {name} is missing, or no str, in {}",
-                dict.repr()?
+                "a source has agent_id, agent_type, agent_name (str) and team_name: {name} is missing, or no str"
             )));
         }
     }

@@ -1,5 +1,6 @@
 //! One run, as Python holds it.
 
+use super::arguments::shown;
 use super::dispatch;
 use super::encode;
 use super::event;
@@ -11,9 +12,7 @@ use super::stats::COUNTERS;
 use super::subscription::{self, PySubscription};
 use super::token::PyToken;
 use super::wait::{seconds, wait};
-use crate::{
-    Action, Body, CancelKind, Cancelled, Category, Ended, EventId, Run, RunId, RunState, Word,
-};
+use crate::{Action, Body, CancelKind, Cancelled, Category, EventId, Run, RunId, RunState, Word};
 use pyo3::exceptions::{
     PyGeneratorExit, PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
 };
@@ -22,7 +21,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
 ///
@@ -50,13 +49,25 @@ impl PyRun {
     }
 }
 
-/// Appends to the run's log, waiting, where it has to be, without the GIL.
+/// Appends to the run's log, waiting, where it has to be, without the GIL. None after the run's end.
+///
+/// Raises what a signal handler raises while it waits for a reader; then the event is not in the log.
 #[inline]
-pub(super) fn append(py: Python<'_>, run: &Run, body: &Body) -> Result<EventId, Ended> {
+pub(super) fn append(py: Python<'_>, run: &Run, body: &Body) -> PyResult<Option<EventId>> {
     match run.try_emit(body) {
-        Some(done) => done,
-        None => py.detach(|| run.emit(body)),
+        Some(done) => Ok(done.ok()),
+        None => append_waiting(py, run, body),
     }
+}
+
+#[cold]
+fn append_waiting(py: Python<'_>, run: &Run, body: &Body) -> PyResult<Option<EventId>> {
+    let since = Instant::now();
+    wait(py, None, |slice| {
+        run.wait_for_space(body, since, slice.unwrap_or(Duration::MAX))
+            .then_some(())
+    })?;
+    Ok(py.detach(|| run.emit(body)).ok())
 }
 
 /// `RunCancelled`, with why.
@@ -104,7 +115,7 @@ pub(super) fn word(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> Py
         Ok(text) => Ok(text.to_string_lossy().into_owned()),
         Err(_) => Err(PyTypeError::new_err(format!(
             "{name} must be a str, or a member of its enum, not {}",
-            value.repr()?
+            shown(value)
         ))),
     };
     let (category, action) = (text("category", category)?, text("action", action)?);
@@ -472,7 +483,7 @@ pub(super) fn emit<'py>(
     encode::encode(&mut source_json, source)?;
     encode::encode(&mut data_json, data)?;
     let body = Body::from_json(word, &source_json, &data_json);
-    let Ok(id) = append(py, run, &body) else {
+    let Some(id) = append(py, run, &body)? else {
         return Ok(None);
     };
     dispatch::tell_registered(py, run.id(), || {

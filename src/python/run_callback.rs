@@ -1,6 +1,7 @@
 //! What the legacy functions give for a run that is open: a callback that emits into it, a checker that asks its
 //! token.
 
+use super::arguments::shown;
 use super::dispatch::says_so;
 use super::event;
 use super::exit::sleep_if_ended;
@@ -38,7 +39,7 @@ fn item<'py>(dict: &Bound<'py, PyAny>, name: &Py<PyString>) -> PyResult<Bound<'p
     let Ok(dict) = dict.cast::<PyDict>() else {
         return Err(PyTypeError::new_err(format!(
             "an event is a dict {{'source', 'event': {{'category', 'action'}}, 'data'}}: {} is none",
-            dict.repr()?
+            shown(dict)
         )));
     };
     dict.get_item(name)?.ok_or_else(|| {

@@ -299,7 +299,7 @@ impl<'py> Call<'_, 'py> {
             Ok(())
         };
         let body = Body::encode(word, source.len() + 128, write_source, write)?;
-        if append(py, self.run, &body).is_err() {
+        if append(py, self.run, &body)?.is_none() {
             return Ok(());
         }
         dispatch::tell_registered(py, self.run.id(), || {

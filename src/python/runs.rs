@@ -1,5 +1,6 @@
 //! The runs of this process: opened, found, cancelled, and ended with the interpreter.
 
+use super::arguments::shown;
 use super::attached::AttachedMutex;
 use super::encode;
 use super::exit::sleep_if_ended;
@@ -43,34 +44,14 @@ pub(super) fn forget(py: Python<'_>) {
     std::mem::forget(parents);
 }
 
-/// The run that a new one is a part of.
-enum Parent<'a> {
-    Id(RunId),
-    Run(&'a Arc<Run>),
-}
-
-impl<'a> Parent<'a> {
-    fn new(py: Python<'_>, parent: &'a Bound<'_, PyAny>) -> PyResult<Self> {
-        let Ok(run) = parent.cast::<PyRun>() else {
-            return run_id(parent).map(Self::Id);
-        };
-        let run = run.get().run()?;
-        // A later run of the same id is another one.
-        if py.detach(|| run.times().finished.is_some()) {
-            return Err(PyRuntimeError::new_err(format!(
-                "the parent run {} has ended",
-                run.id()
-            )));
-        }
-        Ok(Self::Run(run))
+/// The run that is given, or the live one of the id that is given.
+fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
+    if let Ok(run) = given.cast::<PyRun>() {
+        return run.get().run().cloned();
     }
-
-    fn id(&self) -> &RunId {
-        match self {
-            Self::Id(id) => id,
-            Self::Run(run) => run.id(),
-        }
-    }
+    let (id, runs) = (run_id(given)?, runs(py));
+    py.detach(|| runs.live(&id))
+        .ok_or_else(|| PyRuntimeError::new_err(OpenError::NoParent(id).to_string()))
 }
 
 #[pyfunction]
@@ -139,7 +120,8 @@ pub(super) fn run_id(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
             return Ok(id);
         }
         return Err(PyValueError::new_err(format!(
-            "a run id is an int of at most 60 bits, or a str that UTF-8 can hold, not {object:?}"
+            "a run id is an int of at most 60 bits, or a str that UTF-8 can hold, not {}",
+            shown(object)
         )));
     }
     if is_uuid(object)? {
@@ -147,7 +129,7 @@ pub(super) fn run_id(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
     }
     Err(PyTypeError::new_err(format!(
         "a run id is an int, a str or a UUID, not {}",
-        object.repr()?
+        shown(object)
     )))
 }
 
@@ -211,7 +193,7 @@ pub(super) fn open_run<'py>(
             None => of_text(py.import("uuid")?.call_method0("uuid4")?.str()?.to_str()?),
         };
         let parent = match parent.filter(|parent| !parent.is_none()) {
-            Some(parent) => Some(Parent::new(py, parent)?),
+            Some(parent) => Some(live_run(py, parent)?),
             None => None,
         };
         let deadline =
@@ -220,7 +202,7 @@ pub(super) fn open_run<'py>(
         let runs = runs(py);
         let opened = py.detach(|| {
             let opening = Opening {
-                parent: parent.as_ref().map(Parent::id),
+                parent: parent.as_ref(),
                 deadline,
                 data: data.as_deref(),
                 pending,

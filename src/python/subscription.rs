@@ -1,5 +1,6 @@
 //! A reader of one run's events, as Python holds it: as dicts, or as the bytes that SSE sends.
 
+use super::arguments::shown;
 use super::attached::AttachedMutex;
 use super::exit::{call_from_any_thread, sleep_if_ended};
 use super::process::Owned;
@@ -26,7 +27,8 @@ pub(super) fn start(after: Option<&Bound<'_, PyAny>>) -> PyResult<Start> {
     };
     let wrong = || {
         format!(
-            "after must be None, 'start', an event's id '<ms>-<sequence>' or a sequence number, not {after:?}"
+            "after must be None, 'start', an event's id '<ms>-<sequence>' or a sequence number, not {}",
+            shown(after)
         )
     };
     if let Ok(text) = after.cast::<PyString>() {
@@ -188,6 +190,30 @@ impl PySubscription {
         })
     }
 
+    /// How it is with the subscription. Does not disturb who reads.
+    fn state(&self, py: Python<'_>) -> PyResult<State> {
+        if self.closer.get_or_raise("subscription")?.is_closed() {
+            return Ok(State::Ended);
+        }
+        loop {
+            {
+                let place = self.place()?.lock(py);
+                let ended = match &place.subscription {
+                    None => return Ok(State::BeingRead),
+                    Some(_) if !place.ready.is_empty() => return Ok(State::Open),
+                    Some(subscription) => subscription.try_is_ended(),
+                };
+                match ended {
+                    Some(true) => return Ok(State::Ended),
+                    Some(false) => return Ok(State::Open),
+                    None => {}
+                }
+            }
+            // Who has the log's lock holds it for one operation.
+            py.detach(std::thread::yield_now);
+        }
+    }
+
     /// Asks the subscription something, detached; None while a thread reads.
     fn ask<R: Send>(
         &self,
@@ -249,6 +275,13 @@ impl PySubscription {
             Read::Ended => One::Ended,
         })
     }
+}
+
+#[derive(PartialEq)]
+enum State {
+    Open,
+    BeingRead,
+    Ended,
 }
 
 fn is_being_read() -> PyErr {
@@ -356,13 +389,7 @@ impl PySubscription {
     /// Whether nothing will come any more: the run's last event was read, or this is closed.
     #[getter]
     fn ended(&self, py: Python<'_>) -> PyResult<bool> {
-        sleep_if_ended(|| {
-            if self.closer.get_or_raise("subscription")?.is_closed() {
-                return Ok(true);
-            }
-            let has_more = !self.place()?.lock(py).ready.is_empty();
-            Ok(!has_more && self.ask(py, Subscription::is_ended).unwrap_or_default())
-        })
+        sleep_if_ended(|| Ok(self.state(py)? == State::Ended))
     }
 
     /// How many events this reader was told to have missed.
@@ -447,11 +474,11 @@ impl PySubscription {
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
-        let state = match self.ask(py, Subscription::is_ended) {
-            _ if self.place.get().is_none() => "of another process",
-            None => "being read",
-            Some(true) => "ended",
-            Some(false) => "open",
+        let state = match sleep_if_ended(|| self.state(py)) {
+            Err(_) => "of another process",
+            Ok(State::BeingRead) => "being read",
+            Ok(State::Ended) => "ended",
+            Ok(State::Open) => "open",
         };
         format!("<llm_callback.Subscription {state}>")
     }
@@ -470,7 +497,12 @@ impl PySse {
     /// What to send next, waiting at most `timeout`; None if there is nothing within it.
     fn chunk<'py>(&self, py: Python<'py>, timeout: Option<Duration>) -> PyResult<Chunk<'py>> {
         let first = self.first.lock(py).take();
-        if let Some(first) = first {
+        let closer = self
+            .subscription
+            .get()
+            .closer
+            .get_or_raise("subscription")?;
+        if let Some(first) = first.filter(|_| !closer.is_closed()) {
             return Ok(Chunk::Bytes(PyBytes::new(py, &first)));
         }
         Ok(match self.subscription.get().frames(py, BATCH, timeout)? {

@@ -1,5 +1,6 @@
 //! A cancellation token, as Python holds it: the part that `llm_callback.cancel.CancelToken` inherits.
 
+use super::arguments::shown;
 use super::attached::AttachedMutex;
 use super::exit::{call_from_any_thread, sleep_if_ended};
 use super::process::Owned;
@@ -10,6 +11,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 /// `llm_callback.cancel.CancelToken`, once that is imported.
@@ -149,7 +151,7 @@ impl PyToken {
             if !callback.bind(py).is_callable() {
                 return Err(PyTypeError::new_err(format!(
                     "callback must be callable, not {}",
-                    callback.bind(py).repr()?
+                    shown(callback.bind(py))
                 )));
             }
             let call = move |_: &_| call_from_any_thread(&callback);
@@ -212,6 +214,17 @@ impl PyToken {
         let deadline = self.0.anyway().deadline()?;
         let left: Duration = deadline.saturating_duration_since(Instant::now());
         Some(left.as_secs_f64())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let other = other.cast::<Self>();
+        other.is_ok_and(|other| self.0.anyway() == other.get().0.anyway())
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.0.anyway().hash(&mut hasher);
+        hasher.finish()
     }
 
     /// `threading.Event` has one; nothing here needs it.

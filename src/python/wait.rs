@@ -1,5 +1,6 @@
 //! Waiting without the GIL, so that Ctrl-C still works.
 
+use super::arguments::shown;
 use super::interpreter::may_get_signals;
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
@@ -42,7 +43,12 @@ pub(super) fn seconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<
     let Some(value) = value.filter(|value| !value.is_none()) else {
         return Ok(None);
     };
-    let wrong = || format!("{name} must be a number of seconds, or None, not {value:?}");
+    let wrong = || {
+        format!(
+            "{name} must be a number of seconds, or None, not {}",
+            shown(value)
+        )
+    };
     match value.extract::<f64>() {
         Ok(seconds) if seconds.is_nan() => Err(PyValueError::new_err(wrong())),
         Ok(seconds) => Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
@@ -62,14 +68,14 @@ where
     if !value.is_instance_of::<PyInt>() {
         return Err(PyTypeError::new_err(format!(
             "{name} must be an int, not {}",
-            value.repr()?
+            shown(value)
         )));
     }
     match value.extract::<T>() {
         Ok(number) if number >= least => Ok(number),
         _ => Err(PyValueError::new_err(format!(
             "{name} must be at least {least}, and what 64 bits can hold, not {}",
-            value.repr()?
+            shown(value)
         ))),
     }
 }

@@ -115,20 +115,20 @@ fn finish_against_cancel() {
 fn finish_against_open_below() {
     loom::model(|| {
         let runs = Runs::default();
-        let below = |parent: i64| {
+        let below = |parent: &Arc<Run>, id: i64| {
             let opening = Opening {
-                parent: Some(&parent.into()),
+                parent: Some(parent),
                 ..Opening::default()
             };
-            runs.open(parent + 1, opening)
+            runs.open(id, opening)
         };
         let top = open(&runs, false);
-        let middle = below(1).unwrap();
+        let middle = below(&top, 2).unwrap();
         let ending = {
             let middle = middle.clone();
             thread::spawn(move || middle.complete("done").unwrap())
         };
-        let bottom = below(2).ok();
+        let bottom = below(&middle, 3).ok();
         assert!(ending.join().unwrap());
         assert!(top.cancel(CancelKind::User, ""));
         assert!(!middle.token().is_cancelled());

@@ -63,7 +63,7 @@ fn json_comes_through() {
     let spelt = raw(r#"{"text":"\ud800","parent_run_id":7,"n":1.50}"#);
     let parent = open(&runs, 1);
     let opening = Opening {
-        parent: Some(parent.id()),
+        parent: Some(&parent),
         data: Some(&spelt),
         ..Opening::default()
     };
@@ -152,7 +152,7 @@ fn no_run_below_a_cancelled_one() {
     let runs = Runs::default();
     let parent = open(&runs, 1);
     let opening = Opening {
-        parent: Some(parent.id()),
+        parent: Some(&parent),
         ..Opening::default()
     };
     runs.cancel(parent.id(), CancelKind::Disconnect, "gone");
@@ -209,7 +209,7 @@ fn cancelled_pending_runs_never_start() {
         ..Opening::default()
     };
     let child = Opening {
-        parent: Some(parent.id()),
+        parent: Some(&parent),
         ..PENDING
     };
     let all = [
@@ -360,7 +360,7 @@ fn shutdown_ends_and_drains() {
     runs.add_sink(outlet);
     let parent = open(&runs, 1);
     let opening = Opening {
-        parent: Some(parent.id()),
+        parent: Some(&parent),
         ..PENDING
     };
     let all = [
@@ -414,8 +414,8 @@ fn ended_runs_are_left_alone() {
         deadline: Some(deadline),
         ..Opening::default()
     };
-    let done = runs.open(2, part_of(top.id())).unwrap();
-    let below = runs.open(3, part_of(done.id())).unwrap();
+    let done = runs.open(2, part_of(&top)).unwrap();
+    let below = runs.open(3, part_of(&done)).unwrap();
     let held = Arc::new(());
     for run in [&done, &below] {
         let holds = Arc::clone(&held);
@@ -568,7 +568,7 @@ proptest! {
                 Operation::Open { pending, below } => {
                     let id = RunId::from(i64::try_from(model.len()).unwrap());
                     let parent = below.filter(|parent| *parent < model.len());
-                    let above = parent.map(|parent| model[parent].run.id().clone());
+                    let above = parent.map(|parent| model[parent].run.clone());
                     let opening = Opening { parent: above.as_ref(), pending, ..Opening::default() };
                     let opened = runs.open(id, opening);
                     let refused = parent.is_some_and(|parent| model[parent].has_ended || model[parent].is_asked);

@@ -149,11 +149,11 @@ fn wrong_bytes_are_replaced() {
 /// Comments and heartbeats are no messages, whatever their text is.
 #[test]
 fn comments_say_nothing() {
-    assert_eq!(sse::comment("x"), b": x\n\n");
-    assert_eq!(sse::comment(""), b": \n\n");
+    assert_eq!(sse::comment("x"), b": x\n");
+    assert_eq!(sse::comment(""), b": \n");
     assert_eq!(
         sse::comment("a\r\ndata: b\rc\n"),
-        b": a\n: data: b\n: c\n: \n\n"
+        b": a\n: data: b\n: c\n: \n"
     );
     assert_eq!(
         parse([sse::HEARTBEAT, &sse::comment("\n\ndata: x\n\n")].concat()),
@@ -170,7 +170,7 @@ fn messages_are_written() {
         b"event: e\nid: 1-2\ndata: a\ndata: b\ndata: c\ndata: \ndata: d\n\n"
     );
     assert_eq!(sse::message(None, None, "").unwrap(), b"data: \n\n");
-    assert_eq!(sse::retry(3000), b"retry: 3000\n\n");
+    assert_eq!(sse::retry(3000), b"retry: 3000\n");
 }
 
 /// A name or an id that would break its line, or that readers would ignore, is refused.
