@@ -101,6 +101,28 @@ def word(event: dict[str, Any]) -> tuple[Any, ...]:
     return (event["event"]["action"], *event["data"].values())
 
 
+def events(run: llm_callback.Run) -> list[dict[str, Any]]:
+    """Return all events that the log of ``run`` holds now."""
+    return run.subscribe("start").read(100_000, 0)
+
+
+def said(run: llm_callback.Run) -> list[tuple[str, Any]]:
+    """Return the words and the data of all events that the log of ``run`` holds now."""
+    return [
+        (f"{event['event']['category']}.{event['event']['action']}", event["data"])
+        for event in events(run)
+    ]
+
+
+def raised_by(job: Callable[[], Any]) -> BaseException | None:
+    """Return what ``job`` raises, if it does."""
+    try:
+        job()
+    except BaseException as error:  # noqa: BLE001 - the test looks at it
+        return error
+    return None
+
+
 def interpreter(
     code: str, *options: str, env: dict[str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
