@@ -2,18 +2,20 @@
 
     python benches/python/bench_runs.py [--quick] [--json FILE]
 
-The baseline is ``plain_runs.py``, in the same process: a lock, a number, a bounded deque, a ``queue.Queue`` for each reader,
-``json.dumps`` in each. All sides of a line take turns (A, B, C, A, B, C …), so that whatever else the machine does falls on
-all of them alike. Each round gives one ratio. A line shows the medians of the times, the ratio of these medians, and the
-least favourable ratio of any round. The cyclic garbage collector is off meanwhile, as in ``timeit``.
+The baseline is ``plain_runs.py``, in the same process: a lock, a number, a bounded deque, a ``queue.Queue`` for each
+reader, ``json.dumps`` in each. All sides of a line take turns (A, B, C, A, B, C …), so that whatever else the machine
+does falls on all of them alike. Each round gives one ratio. A line shows the medians of the times, the ratio of these
+medians, and the least favourable ratio of any round. Times are in nanoseconds. The cyclic garbage collector is off
+meanwhile, as in ``timeit``.
 
-*net* is after the empty call was taken off each side, in each round: on the side of the baseline that is a Python object with
-``__call__(self, **kwargs)`` that does nothing; on ours a slot of a type in C that does nothing, which is cheaper, so that
-more is left of ours. Both are called with the same 12 keyword arguments from the same loop.
+*net* is after the empty call was taken off each side, in each round: on the side of the baseline that is a Python
+object with ``__call__(self, **kwargs)`` that does nothing; on ours a slot of a type in C that does nothing, which is
+cheaper, so that more is left of ours. Both are called with the same 12 keyword arguments from the same loop.
 
-Readers are threads: ours iterate ``subscription.sse()``, those of the baseline take an event from their queue and encode
-it. Each must have got every frame, once: it counts the blank lines at their ends, and a line is void if one is missing.
-A delivered frame is timed from the first call of the producer until the last reader has the last frame, by the number of all.
+Readers are threads: ours iterate ``subscription.sse()``, those of the baseline take an event from their queue and
+encode it. Each must have got every frame, once: it counts the blank lines at their ends, and the bench fails if one is
+missing. A delivered frame is timed from the first call of the producer until the last reader has the last frame, by the
+number of all.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import llm_callback
 import plain_runs
+from llm_callback import CallerContext, Run, open_run
 from measuring import (
     Empty,
     Sample,
@@ -51,9 +55,6 @@ from measuring import (
 )
 from plain_runs import PlainRun
 
-import llm_callback
-from llm_callback import CallerContext, Run, open_run
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -68,8 +69,8 @@ SOURCE = CONTEXT.to_source_dict()
 class Scale(NamedTuple):
     """How often: rounds of a line, operations in one."""
 
-    rounds: int = 41
-    calls: int = 5_000
+    rounds: int = 101
+    calls: int = 1_000
     streams: int = 15
     streamed: int = 20_000
     crowds: int = 7
@@ -82,7 +83,7 @@ class Scale(NamedTuple):
     processes: int = 3
 
 
-QUICK = Scale(3, 200, 2, 300, 2, 10, 10, 2, 200, 10_000, 2, 1)
+QUICK = Scale(3, 100, 2, 200, 2, 10, 10, 2, 100, 10_000, 2, 1)
 
 
 @dataclass
@@ -421,7 +422,7 @@ def opening_lines(scale: Scale) -> Iterator[Line]:
     yield Line("open and finish a run, id made for it", plain, without)
 
 
-# Opens runs in a fresh interpreter, and prints by how much the process, the collector's list and the allocator have grown.
+# Opens runs in a fresh interpreter; prints by how much the process, the collector's list and the allocator have grown.
 MEMORY = """
 import gc, os, sys
 sys.path.insert(0, {path!r})
@@ -469,7 +470,14 @@ def memory_lines(scale: Scale) -> Iterator[Line]:
 
 def crowd_lines(scale: Scale) -> Iterator[Line]:
     """Measure tokens while one run is open, and while very many are: of one of these, and of all in turns."""
-    kwargs = framework_kwargs(object())
+    kwargs, many = framework_kwargs(object()), scale.open_runs
+
+    def turns(handlers: list[Any], calls: int) -> float:
+        order = itertools.islice(itertools.cycle(handlers), calls)
+        start = perf_counter_ns()
+        for handler in order:
+            handler(**kwargs)
+        return (perf_counter_ns() - start) / calls
 
     def beside(others: int) -> Sample:
         def sample(calls: int) -> float:
@@ -481,21 +489,19 @@ def crowd_lines(scale: Scale) -> Iterator[Line]:
     def in_turns(number: int) -> Sample:
         def sample(calls: int) -> float:
             with opened(number) as runs:
-                handlers = [run.handler(CONTEXT) for run in runs]
-                order = itertools.islice(itertools.cycle(handlers), calls)
-                start = perf_counter_ns()
-                for handler in order:
-                    handler(**kwargs)
-                return (perf_counter_ns() - start) / calls
+                return turns([run.handler(CONTEXT) for run in runs], calls)
 
         return sample
 
-    many = scale.open_runs
-    samples = [beside(0), beside(many - 1), in_turns(1), in_turns(many)]
-    one, of_one, one_in_turns, of_all = interleaved(samples, scale.spin_rounds, scale.calls)
+    def plain_in_turns(calls: int) -> float:
+        return turns([PlainRun(number).handler(SOURCE) for number in range(many)], calls)
+
+    samples = [beside(0), beside(many - 1), in_turns(1), in_turns(many), plain_in_turns]
+    one, of_one, one_in_turns, of_all, plain = interleaved(samples, scale.spin_rounds, 2 * many)
     what = f"token with {many:,} open runs"
     yield Line(f"{what}, of one", one, of_one, at_most=1.3)
     yield Line(f"{what}, of all in turns", one_in_turns, of_all, at_most=1.3)
+    yield Line(f"{what}, of all in turns, gross", plain, of_all)
 
 
 def spin(number: int) -> int:
@@ -541,6 +547,7 @@ def waits() -> dict[str, Callable[[], Wait]]:
         run = open_run()
         reader = run.subscribe(overflow="block", patience=PATIENCE)
         handler, kwargs = run.handler(CONTEXT), framework_kwargs(object())
+        timed_calls(handler, kwargs, plain_runs.LOG_LENGTH - 10)
 
         def fill() -> None:
             while not reader.ended:

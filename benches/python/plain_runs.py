@@ -1,7 +1,7 @@
 """Runs as one would write them in Python: what ``bench_runs.py`` compares with.
 
-Nothing here is slower than it has to be: what all events of a handler have in common is made once, the time is written before
-the lock is taken, and each reader encodes outside it.
+Nothing here is slower than it has to be: what all events of a handler have in common is made once, the time is
+written before the lock is taken, and each reader encodes outside it.
 """
 
 from __future__ import annotations
