@@ -189,14 +189,7 @@ impl Subscription {
             let frames = self.take(&mut state, max.max(1))?;
             if !frames.is_empty() {
                 drop(state);
-                return Ok(Read::Events(match self.overflow {
-                    Overflow::Coalesce => coalesce(&frames),
-                    Overflow::Block(_) => {
-                        log.was_read();
-                        frames
-                    }
-                    Overflow::Disconnect | Overflow::Gap => frames,
-                }));
+                return Ok(self.taken(frames));
             }
             if state.ended {
                 return Ok(Read::Ended);
@@ -206,6 +199,43 @@ impl Subscription {
             }
             log.wait_for_more(&mut state, end);
         }
+    }
+
+    /// As [`read`](Self::read), for a thread that must not wait: `None`, and nothing has happened, if the log's lock is
+    /// taken.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn try_read(&mut self, max: usize) -> Option<Result<Read, Lagged>> {
+        let place = self.closer();
+        let mut state = place.0.log.try_lock()?;
+        if place.is_closed() {
+            return Some(Ok(Read::Ended));
+        }
+        let frames = match self.take(&mut state, max.max(1)) {
+            Ok(frames) => frames,
+            Err(lagged) => return Some(Err(lagged)),
+        };
+        let ended = state.ended;
+        drop(state);
+        Some(Ok(match (frames.is_empty(), ended) {
+            (false, _) => self.taken(frames),
+            (true, true) => Read::Ended,
+            (true, false) => Read::TimedOut,
+        }))
+    }
+
+    /// What the reader gets for what it has taken from the log.
+    fn taken(&self, frames: Vec<Arc<Frame>>) -> Read {
+        Read::Events(match self.overflow {
+            Overflow::Coalesce => coalesce(&frames),
+            Overflow::Block(_) => {
+                self.place.0.log.was_read();
+                frames
+            }
+            Overflow::Disconnect | Overflow::Gap => frames,
+        })
     }
 
     /// Leaves `wake` to be called once, when there is something to read or the subscription is closed; false, and not

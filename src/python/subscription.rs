@@ -237,10 +237,16 @@ impl PySubscription {
         }
         let mut reading = self.reading(py)?;
         let subscription = reading.subscription.as_mut().expect("taken above");
-        let read = wait(py, timeout, |slice| match subscription.read(max, slice) {
-            Ok(Read::TimedOut) => None,
-            read => Some(read),
-        });
+        // What is there is taken with the GIL, which a producer would not give back for milliseconds.
+        let read = match subscription.try_read(max) {
+            Some(Ok(Read::TimedOut)) | None => {
+                wait(py, timeout, |slice| match subscription.read(max, slice) {
+                    Ok(Read::TimedOut) => None,
+                    read => Some(read),
+                })
+            }
+            Some(read) => Ok(Some(read)),
+        };
         drop(reading);
         match read?.unwrap_or(Ok(Read::TimedOut)) {
             // Lifecycle events and a gap come beyond what was asked for.
