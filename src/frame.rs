@@ -61,38 +61,115 @@ impl Body {
         self.word
     }
 
-    /// As `new`, for a caller that writes the JSON of both by itself.
-    pub(crate) fn encode<E>(
+    /// The body that begins with `prelude`; `write_data` appends its data, one JSON value without line breaks.
+    ///
+    /// `buffer` is emptied and used, so that who says much needs no allocation: see [`into_buffer`](Self::into_buffer).
+    ///
+    /// # Errors
+    ///
+    /// What `write_data` returns.
+    pub fn after<E>(
+        prelude: &Prelude,
+        mut buffer: Vec<u8>,
+        write_data: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        buffer.clear();
+        buffer.extend_from_slice(&prelude.bytes);
+        write_data(&mut buffer)?;
+        buffer.extend_from_slice(TAIL);
+        Ok(Self {
+            word: prelude.word,
+            source: prelude.source.clone(),
+            data: prelude.bytes.len(),
+            bytes: buffer,
+        })
+    }
+
+    /// What the body was written to.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn encode<E>(
         word: Word,
         expected: usize,
         encode_source: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
         encode_data: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Self, E> {
-        const SOURCE: &[u8] = br#","source":"#;
-        // The longest words, `lifecycle` and `tool_result`, and the keys around them take 80 bytes.
-        let mut bytes = Vec::with_capacity(expected + 96);
-        bytes.extend_from_slice(SOURCE);
-        encode_source(&mut bytes)?;
-        let source = SOURCE.len()..bytes.len();
-        bytes.extend_from_slice(br#","event":{"category":""#);
-        bytes.extend_from_slice(word.category.as_str().as_bytes());
-        bytes.extend_from_slice(br#"","action":""#);
-        bytes.extend_from_slice(word.action.as_str().as_bytes());
-        bytes.extend_from_slice(br#""},"data":"#);
-        let data = bytes.len();
-        encode_data(&mut bytes)?;
-        // Each byte is written, changed or not: so the compiler takes many at a time.
-        for byte in &mut bytes {
-            let is_break = matches!(*byte, b'\r' | b'\n');
-            *byte = if is_break { b' ' } else { *byte };
-        }
-        bytes.extend_from_slice(TAIL);
+        let mut buffer = Vec::with_capacity(expected + MOST_AROUND);
+        let source = prelude(&mut buffer, word, encode_source)?;
+        let data = buffer.len();
+        encode_data(&mut buffer)?;
+        without_breaks(&mut buffer);
+        buffer.extend_from_slice(TAIL);
         Ok(Self {
             word,
-            bytes,
+            bytes: buffer,
             source,
             data,
         })
+    }
+}
+
+/// Who speaks and the word: what the bodies of one speaker have in common, encoded once.
+#[derive(Clone)]
+pub struct Prelude {
+    word: Word,
+    /// `,"source":…,"event":{…},"data":`
+    bytes: Box<[u8]>,
+    source: Range<usize>,
+}
+
+impl Prelude {
+    /// Takes the source as JSON, which is not checked, `null` for none: see [`Body::from_json`].
+    pub fn new(word: Word, source: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(source.len() + MOST_AROUND);
+        let Ok(source) = prelude(&mut bytes, word, |bytes| {
+            bytes.extend_from_slice(source);
+            Ok::<(), Infallible>(())
+        });
+        without_breaks(&mut bytes);
+        Self {
+            word,
+            bytes: bytes.into(),
+            source,
+        }
+    }
+}
+
+impl fmt::Debug for Prelude {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Prelude({})", self.word)
+    }
+}
+
+/// The longest words, `lifecycle` and `tool_result`, and the keys around them take 80 bytes; then there is the tail.
+const MOST_AROUND: usize = 96;
+
+/// Writes who speaks and the word; where the source is.
+fn prelude<E>(
+    bytes: &mut Vec<u8>,
+    word: Word,
+    encode_source: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<Range<usize>, E> {
+    const SOURCE: &[u8] = br#","source":"#;
+    bytes.extend_from_slice(SOURCE);
+    encode_source(bytes)?;
+    let source = SOURCE.len()..bytes.len();
+    bytes.extend_from_slice(br#","event":{"category":""#);
+    bytes.extend_from_slice(word.category.as_str().as_bytes());
+    bytes.extend_from_slice(br#"","action":""#);
+    bytes.extend_from_slice(word.action.as_str().as_bytes());
+    bytes.extend_from_slice(br#""},"data":"#);
+    Ok(source)
+}
+
+/// Line breaks, which JSON has only between its tokens, become spaces.
+fn without_breaks(json: &mut [u8]) {
+    // Each byte is written, changed or not: so the compiler takes many at a time.
+    for byte in json {
+        let is_break = matches!(*byte, b'\r' | b'\n');
+        *byte = if is_break { b' ' } else { *byte };
     }
 }
 
@@ -122,34 +199,41 @@ impl fmt::Debug for Body {
 /// ```
 #[derive(Clone)]
 pub struct Head {
-    /// `","run_id":…,"timestamp":"2026-11-30T12:00:00.`
-    bytes: Vec<u8>,
-    /// Where the time begins in `bytes`.
+    /// `id: <ms>-`
+    id_line: Vec<u8>,
+    /// A line break, and `data: {"id":"<ms>-`
+    id: Vec<u8>,
+    /// `","run_id":…,"timestamp":"2026-11-30T12:00:00.123Z","sequence":`
+    rest: Vec<u8>,
+    /// Where the time begins in `rest`.
     time: usize,
-    /// The time that is there.
-    second: Second,
+    /// The milliseconds of the ids and of the time that are there: those of many events, where they come fast.
+    written: Option<(u64, u64)>,
+    /// The second that is there.
+    second: Option<Second>,
 }
 
 impl Head {
     /// The head of this run's frames.
     pub fn new(run_id: &RunId) -> Self {
-        let mut bytes = br#"","run_id":"#.to_vec();
+        let mut rest = br#"","run_id":"#.to_vec();
         match run_id {
-            RunId::Int(id) => bytes.extend_from_slice(itoa::Buffer::new().format(*id).as_bytes()),
+            RunId::Int(id) => rest.extend_from_slice(itoa::Buffer::new().format(*id).as_bytes()),
             RunId::Str(id) => {
-                bytes.push(b'"');
-                json::escape_str(&mut bytes, id);
-                bytes.push(b'"');
+                rest.push(b'"');
+                json::escape_str(&mut rest, id);
+                rest.push(b'"');
             }
         }
-        bytes.extend_from_slice(br#","timestamp":""#);
-        let mut head = Self {
-            time: bytes.len(),
-            bytes,
-            second: Timestamp::new(0).second(),
-        };
-        head.write_second();
-        head
+        rest.extend_from_slice(br#","timestamp":""#);
+        Self {
+            id_line: Vec::new(),
+            id: Vec::new(),
+            time: rest.len(),
+            rest,
+            written: None,
+            second: None,
+        }
     }
 
     /// The frame of one event. Short and with one allocation: it is called under the log's lock.
@@ -183,47 +267,37 @@ impl Head {
 
     /// How many bytes the frame of this body has at most.
     pub(crate) fn most(&self, body: &Body) -> usize {
-        // Two ids and a sequence number of 20 digits each, milliseconds, and the 34 bytes around them.
-        self.bytes.len() + body.bytes.len() + 5 * 20 + 3 + 34
+        // Two ids and a sequence number of 20 digits each, the time, and what is around them.
+        self.time + body.bytes.len() + 5 * 20 + 24 + 34
     }
 
     fn assemble(&mut self, has_id_line: bool, id: EventId, ms: u64, body: &Body) -> Frame {
-        let time = Timestamp::new(ms);
-        if time.second() != self.second {
-            self.second = time.second();
-            self.write_second();
+        if self.written != Some((id.ms, ms)) {
+            self.write_times(id.ms, ms);
         }
-        let mut digits = [itoa::Buffer::new(); 3];
-        let [ms, sequence, millis] = &mut digits;
-        let ms = ms.format(id.ms).as_bytes();
+        let mut sequence = itoa::Buffer::new();
         let sequence = sequence.format(id.sequence).as_bytes();
-        // Three digits: those behind the one.
-        let millis = &millis.format(1000 + time.millis()).as_bytes()[1..];
-        // Of the right size at once, so that turning it into a box costs nothing: the one allocation.
-        let id_length = ms.len() + 1 + sequence.len();
-        let id_line = if has_id_line {
-            "id: \n".len() + id_length
+        // Without the line before it, there is none to break.
+        let (id_line, first, begin) = if has_id_line {
+            (&*self.id_line, sequence, &*self.id)
         } else {
-            0
+            (&[][..], &[][..], &self.id[1..])
         };
-        let fixed = r#"data: {"id":"Z","sequence":"#.len() + millis.len() + sequence.len();
-        let length = id_line + id_length + fixed + self.bytes.len() + body.bytes.len();
+        // Of the right size at once, so that turning it into a box costs nothing: the one allocation.
+        let id_break = usize::from(has_id_line);
+        let json = id_line.len() + first.len() + id_break + b"data: ".len();
+        let length = id_line.len()
+            + first.len()
+            + begin.len()
+            + self.rest.len()
+            + 2 * sequence.len()
+            + body.bytes.len();
         let mut bytes = Vec::with_capacity(length);
-        let write_id = |bytes: &mut Vec<u8>| {
-            bytes.extend_from_slice(ms);
-            bytes.push(b'-');
-            bytes.extend_from_slice(sequence);
-        };
-        if has_id_line {
-            bytes.extend_from_slice(b"id: ");
-            write_id(&mut bytes);
-            bytes.push(b'\n');
-        }
-        bytes.extend_from_slice(br#"data: {"id":""#);
-        write_id(&mut bytes);
-        bytes.extend_from_slice(&self.bytes);
-        bytes.extend_from_slice(millis);
-        bytes.extend_from_slice(br#"Z","sequence":"#);
+        bytes.extend_from_slice(id_line);
+        bytes.extend_from_slice(first);
+        bytes.extend_from_slice(begin);
+        bytes.extend_from_slice(sequence);
+        bytes.extend_from_slice(&self.rest);
         bytes.extend_from_slice(sequence);
         bytes.extend_from_slice(&body.bytes);
         debug_assert_eq!(bytes.len(), length);
@@ -233,21 +307,45 @@ impl Head {
             id,
             word: body.word,
             bytes,
-            json: id_line + "data: ".len(),
+            json,
             source: start + body.source.start..start + body.source.end,
             data: start + body.data,
         }
     }
 
-    fn write_second(&mut self) {
-        self.bytes.truncate(self.time);
-        write!(self.bytes, "{}.", self.second).expect("a Vec takes every byte");
+    fn write_times(&mut self, id_ms: u64, ms: u64) {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(id_ms).as_bytes();
+        for (piece, before) in [
+            (&mut self.id_line, &b"id: "[..]),
+            (&mut self.id, &b"\ndata: {\"id\":\""[..]),
+        ] {
+            piece.clear();
+            piece.extend_from_slice(before);
+            piece.extend_from_slice(digits);
+            piece.push(b'-');
+        }
+        let time = Timestamp::new(ms);
+        let second = self.time + "2026-11-30T12:00:00.".len();
+        if self.second == Some(time.second()) {
+            self.rest.truncate(second);
+        } else {
+            self.second = Some(time.second());
+            self.rest.truncate(self.time);
+            write!(self.rest, "{}.", time.second()).expect("a Vec takes every byte");
+        }
+        // Three digits: those behind the one.
+        let mut millis = itoa::Buffer::new();
+        let millis = millis.format(1000 + time.millis()).as_bytes();
+        self.rest.extend_from_slice(&millis[1..]);
+        self.rest.extend_from_slice(br#"Z","sequence":"#);
+        self.written = Some((id_ms, ms));
     }
 }
 
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Head({})", String::from_utf8_lossy(&self.bytes))
+        write!(f, "Head({})", String::from_utf8_lossy(&self.rest))
     }
 }
 

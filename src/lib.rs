@@ -68,7 +68,7 @@ pub use event::{
     Action, Category, Event, EventId, InvalidEventId, Payload, Source, UnknownWord, Word,
 };
 pub use event_log::{Ended, EventLog, Limits, Tap, Wake};
-pub use frame::{Body, Frame, Head, coalesce};
+pub use frame::{Body, Frame, Head, Prelude, coalesce};
 pub use registry::{Registry, Unregistered};
 pub use run::{Run, RunState, Scope, Times};
 pub use run_id::RunId;

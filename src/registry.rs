@@ -1,7 +1,7 @@
 //! The table from run id to what the host registered for it: one callback and one cancellation checker.
 
 use crate::run_id::RunId;
-use crate::sync::RwLock;
+use crate::sync::{AtomicU64, Ordering, RwLock};
 use crossbeam_utils::CachePadded;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use std::fmt;
@@ -60,6 +60,9 @@ type Shard<C, K> = RwLock<FxHashMap<RunId, Slot<C, K>>>;
 /// not block and not come back in; copying an `Arc` is what is meant.
 pub struct Registry<C, K = C> {
     shards: [CachePadded<Shard<C, K>>; SHARDS],
+    /// How many slots there are. Changed under the lock of the slot's shard; relaxed, no partner: whoever has heard of a
+    /// registration, in whichever way, also sees this, and it publishes nothing else.
+    slots: CachePadded<AtomicU64>,
 }
 
 impl<C, K> Default for Registry<C, K> {
@@ -83,27 +86,18 @@ impl<C, K> Registry<C, K> {
     pub fn new() -> Self {
         Self {
             shards: std::array::from_fn(|_| CachePadded::new(RwLock::new(FxHashMap::default()))),
+            slots: CachePadded::new(AtomicU64::new(0)),
         }
     }
 
     /// Registers the run's callback and gives back the one it replaces.
     pub fn set_callback(&self, id: RunId, callback: C) -> Option<C> {
-        self.shard(&id)
-            .write()
-            .entry(id)
-            .or_insert(Slot::EMPTY)
-            .callback
-            .replace(callback)
+        self.with_slot(id, |slot| slot.callback.replace(callback))
     }
 
     /// Registers the run's cancellation checker and gives back the one it replaces.
     pub fn set_checker(&self, id: RunId, checker: K) -> Option<K> {
-        self.shard(&id)
-            .write()
-            .entry(id)
-            .or_insert(Slot::EMPTY)
-            .checker
-            .replace(checker)
+        self.with_slot(id, |slot| slot.checker.replace(checker))
     }
 
     /// Takes the run's callback out of the table.
@@ -162,20 +156,32 @@ impl<C, K> Registry<C, K> {
         len
     }
 
-    /// Whether nothing is registered.
+    /// Whether nothing is registered. One relaxed atomic load: for who asks at every event.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len() == (0, 0)
+        self.slots.load(Ordering::Relaxed) == 0
     }
 
     /// Takes everything out of the table: each run that has something, its callback and its checker, in no order.
     pub fn take_all(&self) -> Vec<(RunId, Option<C>, Option<K>)> {
-        let slots = self
-            .shards
-            .iter()
-            .flat_map(|shard| std::mem::take(&mut *shard.write()));
+        let slots = self.shards.iter().flat_map(|shard| {
+            let mut slots = shard.write();
+            self.slots.fetch_sub(slots.len() as u64, Ordering::Relaxed);
+            std::mem::take(&mut *slots)
+        });
         slots
             .map(|(id, slot)| (id, slot.callback, slot.checker))
             .collect()
+    }
+
+    fn with_slot<T>(&self, id: RunId, change: impl FnOnce(&mut Slot<C, K>) -> T) -> T {
+        let mut slots = self.shard(&id).write();
+        let before = slots.len();
+        let changed = change(slots.entry(id).or_insert(Slot::EMPTY));
+        if slots.len() > before {
+            self.slots.fetch_add(1, Ordering::Relaxed);
+        }
+        changed
     }
 
     fn take<T>(&self, id: &RunId, content: impl FnOnce(&mut Slot<C, K>) -> Option<T>) -> Option<T> {
@@ -184,6 +190,7 @@ impl<C, K> Registry<C, K> {
         let taken = content(slot);
         if slot.is_empty() {
             slots.remove(id);
+            self.slots.fetch_sub(1, Ordering::Relaxed);
         }
         taken
     }

@@ -25,6 +25,15 @@ pub(super) fn encode(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()
     write(out, value, 0)
 }
 
+/// The JSON of keyword arguments, none of which are an empty object.
+pub(super) fn keywords(data: Option<&Bound<'_, PyDict>>) -> PyResult<Box<RawValue>> {
+    match data {
+        Some(data) if !data.is_empty() => to_raw(data),
+        _ => RawValue::from_string("{}".to_owned())
+            .map_err(|error| PyValueError::new_err(error.to_string())),
+    }
+}
+
 /// The JSON of `value` as a text of its own.
 pub(super) fn to_raw(value: &Bound<'_, PyAny>) -> PyResult<Box<RawValue>> {
     let mut out = Vec::with_capacity(256);

@@ -37,9 +37,13 @@ impl Entry {
     /// What is registered for the run `id`: under this id, or under the UUID whose text it is.
     #[inline]
     pub(super) fn of<'py>(self, py: Python<'py>, id: &RunId) -> PyResult<Found<'py>> {
-        let found = self.in_core(py, id);
-        if found.is_some() || self.others(py).is_empty() {
+        if !REGISTRY.is_empty()
+            && let found @ Some(_) = self.in_core(py, id)
+        {
             return Ok(found);
+        }
+        if self.others(py).is_empty() {
+            return Ok(None);
         }
         self.under_uuid(py, id)
     }

@@ -332,8 +332,7 @@ impl PyRun {
     fn complete(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let run = self.run()?;
-            let empty = PyDict::new(py);
-            let data = encode::to_raw(data.unwrap_or(&empty))?;
+            let data = encode::keywords(data)?;
             py.detach(|| run.complete(&*data))
                 .map_err(|error| PyValueError::new_err(error.to_string()))
         })
@@ -420,8 +419,7 @@ impl PyRun {
         sleep_if_ended(|| {
             let run = self.run()?;
             if error.is_none() {
-                let empty = PyDict::new(py);
-                let data = encode::to_raw(&empty)?;
+                let data = encode::keywords(None)?;
                 let _ = py.detach(|| run.complete(&*data));
             } else if let Some((kind, reason)) = cancellation(run, error) {
                 py.detach(|| {

@@ -11,17 +11,26 @@ use super::process::Owned;
 use super::run::{append, raise_if_cancelled};
 use super::runs::id_to_python;
 use super::stats::COUNTERS;
-use crate::{Action, Body, Category, Run, Word};
+use crate::{Action, Body, Category, Prelude, Run, Word};
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyString};
+use std::cell::Cell;
 use std::sync::Arc;
 
 const REASONING: Word = Word::new(Category::Llm, Action::Reasoning);
 const TOOL_CALL: Word = Word::new(Category::Llm, Action::ToolCall);
 const TOOL_RESULT: Word = Word::new(Category::Llm, Action::ToolResult);
 const COMPLETED: Word = Word::new(Category::Llm, Action::Completed);
+
+thread_local! {
+    /// What this thread's next event is written to.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A larger buffer is not kept.
+const LARGEST_BUFFER: usize = 1 << 16;
 
 /// A handler that is bound to one run. Made by :meth:`Run.handler`.
 ///
@@ -32,7 +41,9 @@ pub(super) struct PyRunHandler {
     run: Owned<Arc<Run>>,
     /// The JSON of the source.
     source: Box<[u8]>,
-    /// The same, for the callback that is registered for the run.
+    /// What all of its pieces of text begin with.
+    stream: Prelude,
+    /// The source, for the callback that is registered for the run.
     source_dict: Py<PyAny>,
 }
 
@@ -62,6 +73,7 @@ impl PyRunHandler {
         };
         let this = Self {
             run: Owned::new(Arc::clone(run)),
+            stream: Prelude::new(Word::LLM_STREAM, &source),
             source: source.into(),
             source_dict: source_dict.unbind(),
         };
@@ -293,13 +305,20 @@ impl<'py> Call<'_, 'py> {
         data: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let py = self.py();
-        let source = &self.handler.source;
-        let write_source = |out: &mut Vec<u8>| {
-            out.extend_from_slice(source);
-            Ok(())
+        let other;
+        let prelude = if word == Word::LLM_STREAM {
+            &self.handler.stream
+        } else {
+            other = Prelude::new(word, &self.handler.source);
+            &other
         };
-        let body = Body::encode(word, source.len() + 128, write_source, write)?;
-        if append(py, self.run, &body)?.is_none() {
+        let body = Body::after(prelude, BUFFER.take(), write)?;
+        let appended = append(py, self.run, &body)?;
+        let buffer = body.into_buffer();
+        if buffer.capacity() <= LARGEST_BUFFER {
+            BUFFER.set(buffer);
+        }
+        if appended.is_none() {
             return Ok(());
         }
         dispatch::tell_registered(py, self.run.id(), || {

@@ -198,13 +198,13 @@ pub(super) fn open_run<'py>(
         };
         let deadline =
             seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after));
-        let data = data.map(|data| encode::to_raw(data)).transpose()?;
+        let data = encode::keywords(data)?;
         let runs = runs(py);
         let opened = py.detach(|| {
             let opening = Opening {
                 parent: parent.as_ref(),
                 deadline,
-                data: data.as_deref(),
+                data: Some(&data),
                 pending,
             };
             runs.open(id, opening)
