@@ -10,7 +10,8 @@ meanwhile, as in ``timeit``.
 
 *net* is after the empty call was taken off each side, in each round: on the side of the baseline that is a Python
 object with ``__call__(self, **kwargs)`` that does nothing; on ours a slot of a type in C that does nothing, which is
-cheaper, so that more is left of ours. Both are called with the same 12 keyword arguments from the same loop.
+cheaper, so that more is left of ours. Both are called with the same 12 keyword arguments from the same loop. *net of a
+Python call on both* takes the Python object off both, as ``bench_dropin.py`` does.
 
 Readers are threads: ours iterate ``subscription.sse()``, those of the baseline take an event from their queue and
 encode it. Each keeps the bytes. A delivered frame is timed from the first call of the producer until the last reader
@@ -219,6 +220,8 @@ def token_lines(scale: Scale) -> Iterator[Line]:
     for log, plain_ns, ours_ns in [("fresh", *pairs[:2]), ("full", *pairs[2:])]:
         what = f"token into a {log} log"
         yield Line(f"{what}, net", less(plain_ns, plain_empty), less(ours_ns, ours_empty), 20)
+        without_call = less(plain_ns, plain_empty), less(ours_ns, plain_empty)
+        yield Line(f"{what}, net of a Python call on both", *without_call)
         yield Line(f"{what}, gross", plain_ns, ours_ns, 8)
 
 
