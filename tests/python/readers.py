@@ -138,7 +138,7 @@ def overrun_by_size(run: Run) -> None:
 
 
 def checked(events: list[dict[str, Any]], *, after: int) -> int:
-    """Check that events follow ``after`` without a hole but those that a gap tells exactly; return how many are lost."""
+    """Check that events follow ``after``, without a hole but those that gaps tell exactly; return what is lost."""
     last, lost = after, 0
     for place, event in enumerate(events):
         if kind(event) != "stream.gap":

@@ -66,7 +66,7 @@ def read_to_the_end(subscription: Subscription) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("start", ["start", "live", "id", "sequence"])
 def test_replay_then_live_misses_nothing(start: str) -> None:
-    """Readers that come while another thread emits all the while see every event after their start, once and in order."""
+    """Readers that come while another thread emits all the while see every event after their start, once."""
     run, enough, all_here = open_run(), threading.Event(), threading.Event()
     ids, here = [run.last_event_id], threading.Semaphore(0)
 
@@ -175,7 +175,7 @@ def test_an_id_of_another_generation_is_told_as_a_gap() -> None:
 def test_a_start_that_was_let_go_of_is_told_as_one_gap(
     overrun: Callable[[Run], None], overflow: str
 ) -> None:
-    """A start that the log has let go of gives one gap with the exact number lost, then what is held, to the end."""
+    """A start that the log has let go of gives one gap with the exact number lost, then what is held."""
     run = open_run()
     ids = [run.last_event_id, *(say(run) for _ in range(9))]
     overrun(run)
@@ -231,7 +231,7 @@ def test_a_run_that_has_not_started_is_read_from_its_first_event() -> None:
 
 
 def test_a_slow_reader_is_disconnected(overrun: Callable[[Run], None]) -> None:
-    """By default a reader whose next event was let go of gets SubscriberLagged, once; then its subscription has ended."""
+    """By default a reader whose next event was let go of gets SubscriberLagged, once; then it has ended."""
     run = open_run()
     subscription = run.subscribe("start")
     assert next(subscription)["sequence"] == 1
@@ -393,7 +393,8 @@ def blocked_producer(run: Run) -> Running[list[str | None]]:
 
     def emit() -> list[str | None]:
         for _ in range(40):
-            ids.append(run.emit("llm", "stream", {"content": MEBIBYTE}))
+            # One by one: who waits for the producer looks at how many there are.
+            ids.append(run.emit("llm", "stream", {"content": MEBIBYTE}))  # noqa: PERF401
         return ids
 
     producer = Running(emit)
@@ -621,7 +622,7 @@ def test_close_ends_a_read_that_waits(read: Callable[[Subscription], list[Any]])
 
 
 def test_a_closed_subscription_drops_what_it_had() -> None:
-    """After `close`, also by `with`, nothing is handed out, though events had been taken for it; the run is as before."""
+    """After `close`, also by `with`, nothing is handed out, though events had been taken for it."""
     run = open_run()
     with run.subscribe("start") as subscription:
         for _ in range(20):
@@ -654,7 +655,7 @@ def test_one_thread_reads_at_a_time() -> None:
 
 
 def test_readers_that_compete_lose_nothing() -> None:
-    """Threads that fight for one subscription together get every event, each once, and RuntimeError now and then."""
+    """Threads that fight for one subscription together get every event once, and RuntimeError now and then."""
     run = open_run()
     subscription = run.subscribe("start")
 
@@ -672,7 +673,7 @@ def test_readers_that_compete_lose_nothing() -> None:
                 got += [event["sequence"] for event in [next(subscription, None)] if event]
                 if subscription.ended:
                     return got
-            except RuntimeError:
+            except RuntimeError:  # noqa: PERF203 - it comes at any time
                 time.sleep(0)
 
     got = together([emit, *[reading] * 3])
@@ -719,7 +720,7 @@ def test_what_is_lost_is_known_while_a_thread_reads() -> None:
 
 
 def test_dropping_leaves_nothing() -> None:
-    """A subscription, or its stream, that is dropped unread or half read is freed at once, and so is its log's place."""
+    """A subscription, or its stream, that is dropped unread or half read is freed at once."""
     run = open_run()
     for _ in range(300):
         say(run)
@@ -1003,7 +1004,7 @@ def test_a_lagged_stream_raises(overrun: Callable[[Run], None]) -> None:
 
 
 def test_the_log_holds_what_it_says() -> None:
-    """A log holds its latest 10 000 events, its first and its last one; of large ones 16 MiB, and the newest of any size."""
+    """A log holds its latest 10 000 events, its first and its last; of large ones 16 MiB, and the newest."""
     run = open_run()
     for number in range(2, HELD + 1):
         say(run, str(number))
