@@ -1,6 +1,6 @@
 //! Whose event is it, where the handler and the calling context give two answers?
 
-use super::context;
+use super::{context, runs};
 use crate::sync::{AtomicU8, Ordering};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -63,7 +63,14 @@ pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> 
     let Some(current) = context::current(run_id.py())? else {
         return Ok(Target::Given);
     };
-    let agrees = || PyResult::Ok(run_id.is_none() || run_id.is(&current) || run_id.eq(&current)?);
+    let agrees = || {
+        PyResult::Ok(
+            run_id.is_none()
+                || run_id.is(&current)
+                || run_id.eq(&current)?
+                || runs::are_one_run(run_id, &current),
+        )
+    };
     if route == Route::Strict && !agrees()? {
         return Ok(Target::Disagreement(current));
     }

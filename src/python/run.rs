@@ -263,9 +263,12 @@ impl PyRun {
     ///
     /// It reads `caller_context` now: a later change of it does not show. It keeps no tokens. Besides text, reasoning
     /// and tool calls it reports what strands sends today: `llm.completed` for each complete message of the model,
-    /// `llm.tool_result` for each result of a tool. Unlike the original's it reports text that is only white space
-    /// too, since text is whole only with it. It raises :class:`RunCancelled` once the run is cancelled; after the
-    /// run's end its events are dropped, and counted.
+    /// `llm.tool_result` for each result of a tool. Unlike the original's it reports text that is only white space too,
+    /// since text is whole only with it. What a caller of strands has in its `invocation_state` is no event, unless it is
+    /// called `delta` or `current_tool_use`, which hide strands' own.
+    ///
+    /// It raises :class:`RunCancelled` once the run is cancelled, also after that end, so that what still works for it
+    /// stops. After another end its events are dropped, and counted.
     #[pyo3(signature = (caller_context, *, verbose=false))]
     fn handler<'py>(
         slf: &Bound<'py, Self>,

@@ -133,6 +133,11 @@ pub(super) fn run_id(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
     )))
 }
 
+/// Whether both name one run, as a UUID and its text do.
+pub(super) fn are_one_run(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
+    matches!((run_id(one), run_id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 pub(super) fn id_to_python<'py>(py: Python<'py>, id: &RunId) -> PyResult<Bound<'py, PyAny>> {
     Ok(match id {
         RunId::Int(id) => id.into_pyobject(py)?.into_any(),
