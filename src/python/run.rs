@@ -420,7 +420,10 @@ impl PyRun {
         // The error knows both.
         let _ = (kind, traceback);
         sleep_if_ended(|| {
-            let run = self.run()?;
+            // The child of a fork leaves its parent's run as it is.
+            let Some(run) = self.run.get() else {
+                return Ok(false);
+            };
             if error.is_none() {
                 let data = encode::keywords(None)?;
                 let _ = py.detach(|| run.complete(&*data));

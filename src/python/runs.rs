@@ -83,6 +83,18 @@ pub(super) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>
     })
 }
 
+/// A random UUID, as RFC 9562 has it, version 4. Without the module `uuid`: a fork while another thread imports one leaves the
+/// child waiting for it.
+fn minted(py: Python<'_>) -> PyResult<RunId> {
+    let random = py.import("os")?.call_method1("urandom", (16,))?;
+    let mut bytes: [u8; 16] = random.extract()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
+    Ok(RunId::from(format!("{a}-{b}-{c}-{d}-{e}")))
+}
+
 fn of_text(text: &str) -> RunId {
     RunId::from(text)
 }
@@ -195,7 +207,7 @@ pub(super) fn open_run<'py>(
         }
         let id = match run_id.filter(|run_id| !run_id.is_none()) {
             Some(run_id) => self::run_id(run_id)?,
-            None => of_text(py.import("uuid")?.call_method0("uuid4")?.str()?.to_str()?),
+            None => minted(py)?,
         };
         let parent = match parent.filter(|parent| !parent.is_none()) {
             Some(parent) => Some(live_run(py, parent)?),

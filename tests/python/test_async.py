@@ -27,7 +27,8 @@ def run_loop(main: Coroutine[Any, Any, Any]) -> Any:
     async def limited() -> Any:
         return await asyncio.wait_for(main, DEADLINE)
 
-    return asyncio.run(limited())
+    # asyncio's own checks find what touches the loop from another thread.
+    return asyncio.run(limited(), debug=True)
 
 
 async def until_waiting(task: asyncio.Task[Any]) -> None:
@@ -172,7 +173,6 @@ def test_aread_waits_so_long() -> None:
     run_loop(main())
 
 
-@pytest.mark.xfail(strict=True, reason="the timeout is looked at when it has been waited for")
 @pytest.mark.parametrize(("timeout", "error"), [("x", TypeError), (float("nan"), ValueError)])
 def test_aread_refuses_what_is_no_time(timeout: Any, error: type[Exception]) -> None:
     """A timeout that is no number raises, and the subscription goes on."""
@@ -196,8 +196,8 @@ def test_a_quiet_stream_has_heartbeats() -> None:
 
     async def main() -> None:
         stream = run.subscribe().sse(heartbeat=0.001, retry=5)
-        assert await anext(stream) == b"retry: 5\n\n"
-        assert [await anext(stream) for _ in range(3)] == [b": heartbeat\n\n"] * 3
+        assert await anext(stream) == b"retry: 5\n"
+        assert [await anext(stream) for _ in range(3)] == [b": heartbeat\n"] * 3
         run.complete()
         rest = b"".join([chunk async for chunk in stream])
         assert [kind(event) for event in events_of(rest)] == ["lifecycle.completed"]
@@ -241,9 +241,6 @@ def test_the_loop_goes_on() -> None:
     run_loop(main())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="where there is something to read, nothing lets the loop run"
-)
 @pytest.mark.parametrize("way", ["events", "batches"])
 def test_a_backlog_does_not_hold_up_the_loop(way: str) -> None:
     """A coroutine that reads thousands of events that are there lets other tasks run meanwhile."""
@@ -598,7 +595,6 @@ def test_an_awaited_token_leaves_nothing() -> None:
     run_loop(main())
 
 
-@pytest.mark.xfail(strict=True, reason="at the end of its run a token forgets who waits for it")
 def test_the_token_of_a_finished_run_still_wakes() -> None:
     """A coroutine that waits for a token wakes when that is cancelled, also after the end of its run."""
 

@@ -471,7 +471,6 @@ def test_route_strict_drops_what_has_two_answers() -> None:
 
 @pytest.mark.thread_unsafe(reason="the route is the whole process's")
 @pytest.mark.usefixtures("_any_route")
-@pytest.mark.xfail(reason="the route compares them as objects", strict=True)
 @pytest.mark.parametrize("given_as", ["UUID", "text"])
 def test_route_strict_knows_a_uuid_by_its_text(given_as: str) -> None:
     """A UUID and its text are one run, also for the route."""

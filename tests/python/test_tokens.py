@@ -81,20 +81,23 @@ def test_what_is_not_set_cannot_be_cleared_either() -> None:
 
 def test_wait_wakes_all() -> None:
     """All threads that wait for a token, or for one below it, wake at its cancel; nobody wakes without."""
-    token = CancelToken()
-    below = token.child().child()
-    gate = threading.Barrier(17)
+    for _ in range(20):
+        token = CancelToken()
+        below = token.child().child()
+        here = threading.Semaphore(0)
 
-    def wait(one: CancelToken) -> bool:
-        gate.wait(DEADLINE)
-        return one.wait(DEADLINE)
+        def wait(one: CancelToken, here: threading.Semaphore = here) -> bool:
+            here.release()
+            return one.wait()
 
-    def cancel() -> bool:
-        gate.wait(DEADLINE)
-        return token.cancel()
-
-    jobs = [lambda one=one: wait(one) for one in [token, below] * 8]
-    assert together([*jobs, cancel]) == [True] * 17
+        waiting = [Running(partial(wait, one)) for one in [token, below] * 4]
+        for _ in waiting:
+            assert here.acquire(timeout=DEADLINE)
+        # So that most are in the wait by now; those that are not find it over.
+        assert not token.wait(0.002)
+        assert not any(one.is_done for one in waiting)
+        assert token.cancel()
+        assert [one.result() for one in waiting] == [True] * 8
     assert CancelToken().wait(timeout=0.001) is False
     assert CancelToken().wait(-1) is False
 
