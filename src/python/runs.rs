@@ -91,8 +91,8 @@ fn minted(py: Python<'_>) -> PyResult<RunId> {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
-    Ok(RunId::from(format!("{a}-{b}-{c}-{d}-{e}")))
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
+    Ok(RunId::from(parts.join("-")))
 }
 
 fn of_text(text: &str) -> RunId {
