@@ -343,17 +343,20 @@ def works():
     parent = open_run("run")
     assert parent.generation == 1
     with parent:
-        with open_run(parent=parent, deadline=0.02) as run:
+        with open_run(parent=parent) as run:
             reader = run.subscribe("start")
             heard = []
             thread = threading.Thread(target=lambda: heard.extend(reader))
             thread.start()
             run.handler(context)(data="child's")
-            assert run.token.wait(DEADLINE)
-            assert run.token.kind == "deadline"
+            run.cancel("enough")
         thread.join(DEADLINE)
         actions = [event["event"]["action"] for event in heard]
         assert actions == ["started", "stream", "cancelled"], actions
+        late = open_run(parent=parent, deadline=0.02)
+        assert late.token.wait(DEADLINE)
+        assert late.token.kind == "deadline"
+        late.complete()
         async def first():
             return await parent.subscribe("start").aread()
         assert len(asyncio.run(first())) == 1

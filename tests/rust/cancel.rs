@@ -302,16 +302,22 @@ fn a_blocked_callback_delays_no_deadline() {
     with_deadline(|| {
         let (release, released) = mpsc::channel::<()>();
         let (entered, has_entered) = mpsc::channel();
-        let blocked = CancelToken::with_timeout(Duration::from_millis(5));
         let released = Mutex::new(released);
-        blocked.on_cancel(move |_| {
-            entered.send(()).unwrap();
-            let _ = released.lock().unwrap().recv();
+        // On a thread of its own: where the deadline has passed before `on_cancel`, that is who calls back.
+        let registering = std::thread::spawn(move || {
+            let blocked =
+                CancelToken::with_timeout(Duration::from_millis(if cfg!(miri) { 500 } else { 50 }));
+            blocked.on_cancel(move |_| {
+                entered.send(()).unwrap();
+                let _ = released.lock().unwrap().recv();
+            });
+            blocked
         });
         has_entered.recv_timeout(LONG).unwrap();
         let other = CancelToken::with_timeout(Duration::from_millis(5));
         assert!(other.wait(Some(LONG)));
         drop(release);
+        registering.join().unwrap();
     });
 }
 
