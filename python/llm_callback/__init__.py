@@ -34,6 +34,7 @@ from llm_callback._views import (
 )
 from llm_callback.caller import CallerContext
 from llm_callback.cancel import CancelToken
+from llm_callback.capture import OutputCapture, capture_output
 from llm_callback.context import bind
 from llm_callback.enums import AgentType, EventAction, EventCategory
 from llm_callback.exceptions import RunCancelled, SubscriberLagged
@@ -46,6 +47,7 @@ __all__ = [
     "EventAction",
     "EventCategory",
     "LLMCallbackHandler",
+    "OutputCapture",
     "Run",
     "RunCancelled",
     "SseStream",
@@ -54,6 +56,7 @@ __all__ = [
     "active_runs",
     "bind",
     "cancel_run",
+    "capture_output",
     "check_cancellation",
     "clear_current_run_id",
     "configure",
