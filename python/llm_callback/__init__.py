@@ -1,5 +1,6 @@
 """Many LLM-agent runs in one process: every event, and every cancel, reaches its own run and no other."""
 
+from llm_callback import context as _context
 from llm_callback._core import (
     CancelRegistration,
     LLMCallbackHandler,
@@ -38,9 +39,15 @@ from llm_callback.capture import OutputCapture, capture_output
 from llm_callback.context import bind
 from llm_callback.enums import AgentType, EventAction, EventCategory
 from llm_callback.exceptions import RunCancelled, SubscriberLagged
+from llm_callback.runs import RunManager
+
+# Not a name of this module, which has public names only.
+if _context.TYPE_CHECKING:
+    from llm_callback.executor import BoundExecutor
 
 __all__ = [
     "AgentType",
+    "BoundExecutor",
     "CallerContext",
     "CancelRegistration",
     "CancelToken",
@@ -50,6 +57,7 @@ __all__ = [
     "OutputCapture",
     "Run",
     "RunCancelled",
+    "RunManager",
     "SseStream",
     "SubscriberLagged",
     "Subscription",
@@ -76,3 +84,14 @@ __all__ = [
     "set_global_event_callback",
     "stats",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what brings more of the standard library along than the rest, when it is asked for."""
+    if name != "BoundExecutor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llm_callback.executor import BoundExecutor  # noqa: PLC0415
+
+    # From now on it is found without a call.
+    globals()[name] = BoundExecutor
+    return BoundExecutor

@@ -52,8 +52,8 @@ def capture_output() -> OutputCapture:
     that is current where it is written (:func:`set_current_run_id`, :func:`bind`), if that is an open run that has
     started, and goes to the original stream first, as it would without. Without a run it goes there only.
 
-    Each thread of a run writes lines of its own. Lines end with ``"\\n"``, which the text leaves out; one longer than
-    65 536 characters comes in pieces. What is no whole line when the run ends, or the last capture, is an event
+    Each thread of a run writes lines of its own. A line's end is no part of its text; one that is longer
+    than 65 536 characters comes in pieces. What is no whole line when the run ends, or the last capture, is an event
     before that. What an event callback prints about a line does not become another one.
 
     While a capture is active ``sys.stdout`` and ``sys.stderr`` are proxies, whose every other attribute is that of
@@ -140,7 +140,7 @@ class _Proxy:
             self.write(line)
 
     # isinstance(sys.stdout, io.TextIOBase) is as it was.
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         return _original(self).__class__
 
@@ -279,7 +279,9 @@ def _emit(run: Run, name: str, text: str) -> None:
         run.emit("system", "output", {"stream": name, "text": text})
     except Exception as error:  # noqa: BLE001 - a print does not raise what a callback does
         told = (type(error), error, error.__traceback__, "Exception ignored in a run's output", run)
-        sys.unraisablehook(sys.UnraisableHookArgs(told))
+        # To type checkers it is a protocol.
+        hook_args: Any = sys.UnraisableHookArgs
+        sys.unraisablehook(hook_args(told))
 
 
 def _forget_the_parents() -> None:
