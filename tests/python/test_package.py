@@ -58,6 +58,8 @@ CONTRACT = {
 
 def test_all_is_the_public_names() -> None:
     """``__all__`` is sorted, has every public name that is no module, and every name of the contract."""
+    # What is imported at its first use is there from then on.
+    assert [name for name in llm_callback.__all__ if not hasattr(llm_callback, name)] == []
     public = [
         name
         for name, value in vars(llm_callback).items()
