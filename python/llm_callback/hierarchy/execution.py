@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from strands import Agent
 from strands.tools.executors import ConcurrentToolExecutor, SequentialToolExecutor
 
+from llm_callback import RunCancelled
 from llm_callback.hierarchy.config import ExecutionMode
 from llm_callback.hierarchy.providers import ModelRequest, create_model
 from llm_callback.hierarchy.topology import TopologyInfo
@@ -52,8 +54,7 @@ class Execution:
             "model": create_model(ModelRequest(caller.agent_id, caller.agent_name, llm)),
             "tools": list(tools),
             "system_prompt": system_prompt or None,
-            "callback_handler": self.run.handler(caller),
-            "agent_id": caller.agent_id,
+            "callback_handler": _unless_cancelled(self.run.handler(caller)),
             "name": caller.agent_name,
             "tool_executor": ConcurrentToolExecutor() if at_once else SequentialToolExecutor(),
         }
@@ -86,6 +87,20 @@ def describe(error: BaseException) -> str:
     original = getattr(error, "original_exception", None)
     inner = original if isinstance(original, BaseException) else error
     return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
+
+
+def _unless_cancelled(handler: Callable[..., None]) -> Callable[..., None]:
+    """Return ``handler``, which leaves the cancel of its run to the task that calls it.
+
+    An exception out of a callback leaves strands' generators to be closed in another context, where OpenTelemetry
+    logs a traceback for each; the task of a cancelled run ends at its next await, and closes them as they were opened.
+    """
+
+    def handle(**kwargs: Any) -> None:
+        with suppress(RunCancelled):
+            handler(**kwargs)
+
+    return handle
 
 
 def _no_options(_caller: CallerContext) -> Mapping[str, Any]:

@@ -67,16 +67,13 @@ def register_script(name: str, script: Script | None) -> None:
     _set(_scripts, name, script)
 
 
-def register_tool(tool: Any, name: str | None = None) -> None:
-    """Let workers have ``tool``, anything that a strands agent takes, by its name.
+def register_tool(name: str, tool: Any | None) -> None:
+    """Let workers have ``tool``, anything that a strands agent takes, by this name; None takes it back.
 
-    Each agent gets the same object: what it holds is shared by all runs. Thread-safe. Raises ValueError where no
-    name is given and the tool has none.
+    Each agent gets the same object: what it holds is shared by all runs. Its own name, which models see, may be another
+    one. Thread-safe.
     """
-    name = name or getattr(tool, "tool_name", None) or getattr(tool, "__name__", None)
-    if not name:
-        raise ValueError(f"the tool {tool!r} has no name: register_tool(tool, name=…)")
-    _tools[name] = tool
+    _set(_tools, name, tool)
 
 
 def create_model(request: ModelRequest) -> Model | None:
@@ -117,7 +114,7 @@ def _find_tool(name: str, place: str) -> Any:
             if not (error.name or "").startswith("strands_tools"):
                 raise
     raise ConfigError(
-        f"{place} has no tool {name!r}: register_tool() it, or install strands-agents-tools "
+        f"{place} has no tool {name!r}: register_tool({name!r}, …), or install strands-agents-tools "
         f"for one of its own; known are {sorted(_tools)}"
     )
 
