@@ -195,7 +195,11 @@ class Live:
     """A plan at work on a thread of its own, with a reader of its events and one of its SSE on two others."""
 
     def __init__(
-        self, plan: Plan, *, executor: HierarchyExecutor | None = None, deadline: float | None = None
+        self,
+        plan: Plan,
+        *,
+        executor: HierarchyExecutor | None = None,
+        deadline: float | None = None,
     ) -> None:
         self.plan = plan
         self._executor = executor or HierarchyExecutor()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from strands import tool
-from strands.types.tools import ToolContext
+from strands.types.tools import ToolContext  # noqa: TC002 - strands looks at the types
 
 from hierarchies import (
     AGENTS,
@@ -184,7 +184,10 @@ def test_the_same_task_one_after_the_other_has_every_worker_work() -> None:
 
     def work() -> None:
         for _ in range(3):
-            with Plan(label="tides") as plan, open_run(plan.run_id, task=plan.config["task"]) as run:
+            with (
+                Plan(label="tides") as plan,
+                open_run(plan.run_id, task=plan.config["task"]) as run,
+            ):
                 run.complete(**executor.execute_in(run, plan.config).to_dict())
             events = list(run.subscribe("start"))
             check(plan, events)
@@ -319,8 +322,7 @@ def test_an_async_tool_is_cancelled_with_its_run() -> None:
     async def wait_too() -> str:
         """Wait until the test says so."""
         others_began.set()
-        while not go_on.is_set():
-            await asyncio.sleep(0.002)
+        assert await asyncio.to_thread(go_on.wait, DEADLINE)
         return "done"
 
     with plans(2) as (plan, other):
