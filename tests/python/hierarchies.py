@@ -38,6 +38,9 @@ AGENTS = [GLOBAL, *TEAMS, *WORKERS]
 NAMES = dict(zip([*TEAMS, *WORKERS], ["Readers", "Writers", "Ada", "Ben", "Cleo", "Dan"]))  # noqa: B905
 
 END = {"lifecycle.completed", "lifecycle.failed", "lifecycle.cancelled"}
+# Long before a model that is silent for 30 s would say something.
+SOON = 10.0
+
 WORDS = 5
 MARKER = re.compile(r"m[0-9a-f]{32}")
 
@@ -59,6 +62,10 @@ class Plan:
         self.on_look: Callable[[str], object] = lambda _worker: None
         self.models: defaultdict[str, list[ScriptedModel]] = defaultdict(list)
         self._tools: list[str] = []
+        # Returns the script for an agent's model of this number: 0 is that of the trial, which is never asked.
+        self.script_for: Callable[[str, int], list[list[Any]]] = lambda agent_id, _: self.script[
+            agent_id
+        ]
         self.script = self._script()
         self.config = self._config(mode)
 
@@ -176,8 +183,9 @@ class Plan:
         }
 
     def _model(self, request: ModelRequest) -> ScriptedModel:
-        model = ScriptedModel(self.script[request.agent_id])
-        self.models[request.agent_id].append(model)
+        made = self.models[request.agent_id]
+        model = ScriptedModel(self.script_for(request.agent_id, len(made)))
+        made.append(model)
         return model
 
     def _look(self) -> Any:
@@ -350,3 +358,15 @@ def was_cancelled(live: Live, within: float = DEADLINE) -> RunCancelled:
     assert isinstance(error, RunCancelled)
     assert error.run_id == live.run.run_id
     return error
+
+
+class Told:
+    """A gate that is open, and tells that it was looked at: what follows in the script has begun."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def is_set(self) -> bool:
+        """Tell, and be open."""
+        self._event.set()
+        return True

@@ -15,10 +15,12 @@ from strands.types.tools import ToolContext  # noqa: TC002 - strands looks at th
 from hierarchies import (
     AGENTS,
     GLOBAL,
+    SOON,
     TEAMS,
     WORKERS,
     Live,
     Plan,
+    Told,
     by_agent,
     check,
     multiset,
@@ -45,9 +47,6 @@ from support import DEADLINE, Running, in_thread, raised_by, scaled, together, w
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-# Long before a model that is silent for 30 s would say something.
-SOON = 10.0
 
 
 @contextmanager
@@ -288,18 +287,6 @@ def test_a_silent_model_does_not_hold_up_a_cancel(agent_id: str) -> None:
         assert texts(live.events, agent_id) == plan.texts(agent_id)
         go_on.set()
         assert beside.heard() == solo()
-
-
-class Told:
-    """A gate that is open, and tells that it was looked at: what follows in the script has begun."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def is_set(self) -> bool:
-        """Tell, and be open."""
-        self._event.set()
-        return True
 
 
 def test_an_async_tool_is_cancelled_with_its_run() -> None:
