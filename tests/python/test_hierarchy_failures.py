@@ -354,6 +354,7 @@ def test_what_a_worker_cannot_have_fails_the_run_before_any_model_is_asked(
         assert plan.looked == []
 
 
+@pytest.mark.thread_unsafe(reason="the environment is the whole process's")
 def test_a_missing_key_fails_the_run_before_any_model_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
