@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -31,11 +32,13 @@ from hierarchies import (
 )
 from llm_callback import (
     RunCancelled,
+    RunManager,
     cancel_run,
     clear_current_run_id,
     get_current_run_id,
     get_run,
     open_run,
+    register_event_callback,
     set_current_run_id,
     stats,
 )
@@ -410,6 +413,54 @@ def test_a_run_that_its_own_tool_cancels_ends_as_cancelled() -> None:
         assert len(plan.looked) == 1
 
 
+@contextmanager
+def listening(plan: Plan, listen: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """Have a callback registered by hand for a plan's run."""
+    register_event_callback(plan.run_id, listen)
+    try:
+        yield
+    finally:
+        register_event_callback(plan.run_id, None)
+
+
+@pytest.mark.thread_unsafe(reason="the log is the whole process's")
+@pytest.mark.parametrize("agent_id", [GLOBAL, *TEAMS, WORKERS[0]])
+def test_a_cancel_between_two_words_ends_the_run_there(
+    agent_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next word is not heard, whichever agent's it is, and neither strands nor its tracing complains."""
+    with Plan() as plan:
+        word = plan.texts(agent_id)[2]
+
+        def listen(event: dict[str, Any]) -> None:
+            if event["data"].get("content") == word:
+                cancel_run(plan.run_id)
+
+        with listening(plan, listen):
+            live = Live(plan)
+            was_cancelled(live)
+        assert texts(live.events, agent_id) == plan.texts(agent_id)[:3]
+        heard = plain(plan, live.events)
+        assert heard[:-1] == solo()[: len(heard) - 1]
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_a_cancel_at_the_last_moment_is_a_cancel() -> None:
+    """A run that is cancelled when its answer is there has ended as cancelled, for its reader and its executor."""
+    with Plan() as plan:
+
+        def listen(event: dict[str, Any]) -> None:
+            if kind(event) == "agent.completed" and event["source"]["agent_id"] == GLOBAL:
+                cancel_run(plan.run_id, "at the last moment")
+
+        with listening(plan, listen):
+            live = Live(plan)
+            assert was_cancelled(live).reason == "at the last moment"
+            response = HierarchyExecutor().execute(plan.config)
+        assert (response.success, response.result) == (False, None)
+        assert kind(response.events[-1]) == "lifecycle.cancelled"
+
+
 def test_a_run_that_was_cancelled_before_its_work_asks_no_model() -> None:
     """Neither an agent nor a tool of it begins; the last event says that it was cancelled."""
     with Plan() as plan, suppress(RunCancelled), open_run(plan.run_id) as run:
@@ -669,3 +720,81 @@ def test_clearing_the_current_run_in_a_tool_is_the_tools_own_affair() -> None:
         live = Live(plan)
         assert live.heard() == solo()
         check(plan, live.events)
+
+
+# --- By a manager of runs ---
+
+
+def test_ten_runs_of_a_manager_of_four_are_each_as_if_alone() -> None:
+    """The four that run meet in their first tool, the others wait for their turn, and each says what it says alone."""
+    manager = RunManager(max_workers=4, capture=False)
+    with manager, plans(10) as some:
+        meet(some[:4], WORKERS[0])
+        runs = [manager.start_run(plan.config, on_event=lambda _event: None) for plan in some]
+        assert manager.wait(timeout=DEADLINE)
+        for plan, run in zip(some, runs, strict=True):
+            events = list(run.subscribe("start"))
+            check(plan, events)
+            assert plain(plan, events) == solo()
+
+
+def test_a_manager_cancels_one_that_waits_and_one_that_runs_and_no_other() -> None:
+    """The one that waits never begins, the one that runs ends half-way, and the others are as if alone."""
+    manager = RunManager(max_workers=2, capture=False)
+    with manager, plans(4) as (victim, works, waits, late):
+        halts = [halt(plan) for plan in (victim, works)]
+        runs = [manager.start_run(plan.config) for plan in (victim, works, waits, late)]
+        try:
+            for arrived, _ in halts:
+                waited(arrived)
+            assert manager.cancel_run(waits.run_id, "not any more")
+            assert runs[2].wait(DEADLINE)
+            assert kinds(runs[2].subscribe("start")) == ["lifecycle.cancelled"]
+            assert manager.cancel_run(victim.run_id)
+            assert runs[0].wait(SOON)
+            # Its place is free for the one that waits still.
+            assert runs[3].wait(DEADLINE)
+            assert runs[1].state == "running"
+        finally:
+            for _, go_on in halts:
+                go_on.set()
+        assert manager.wait(timeout=DEADLINE)
+        assert [run.state for run in runs] == ["cancelled", "completed", "cancelled", "completed"]
+        for plan, run in ((works, runs[1]), (late, runs[3])):
+            assert plain(plan, list(run.subscribe("start"))) == solo()
+        assert not any(waits.requests(agent_id) for agent_id in AGENTS)
+        assert waits.looked == []
+
+
+@pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
+def test_what_a_managers_runs_print_is_each_ones_own() -> None:
+    """What the tools of runs at once print becomes events of their own run, and of no other."""
+    with RunManager(max_workers=3) as manager, plans(3) as some:
+        barrier = threading.Barrier(3)
+        for plan in some:
+
+            def say(worker_id: str, plan: Plan = plan) -> None:
+                if worker_id == WORKERS[0]:
+                    barrier.wait(DEADLINE)
+                print(f"{plan.marker} {worker_id}")  # noqa: T201 - that is what is captured
+
+            plan.on_look = say
+        runs = [manager.start_run(plan.config) for plan in some]
+        assert manager.wait(timeout=DEADLINE)
+        for plan, run in zip(some, runs, strict=True):
+            events = list(run.subscribe("start"))
+            check(plan, events)
+            printed = [event["data"]["text"] for event in events if kind(event) == "system.output"]
+            assert printed == [f"{plan.marker} {worker_id}" for worker_id in WORKERS]
+
+
+def test_a_managers_runs_that_fail_leave_the_others() -> None:
+    """A failure is its own run's end, and the manager goes on."""
+    with RunManager(max_workers=2, capture=False) as manager, plans(4) as some:
+        fails(some[1])
+        cannot_begin(some[2])
+        runs = [manager.start_run(plan.config) for plan in some]
+        assert manager.wait(timeout=DEADLINE)
+        assert [run.state for run in runs] == ["completed", "failed", "failed", "completed"]
+        for plan, run in ((some[0], runs[0]), (some[3], runs[3])):
+            assert plain(plan, list(run.subscribe("start"))) == solo()
