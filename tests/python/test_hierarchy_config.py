@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 from strands import tool
+from strands.hooks import AfterInvocationEvent  # noqa: TC002 - strands looks at the types
 from strands.models import BedrockModel
 
 from hierarchies import GLOBAL, NAMES, TEAMS, WORKERS, Live, Plan, check, neighbour, texts
-from llm_callback import open_run
+from llm_callback import CallerContext, open_run
 from llm_callback.hierarchy import (
     ConfigError,
     ExecutionMode,
@@ -674,6 +675,26 @@ def test_statistics_count_calls_failures_and_tokens() -> None:
         assert usage["outputTokens"] == words + 2 * 10
         assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"]
         assert (statistics["duplicates"], statistics["failures"]) == (0, 0)
+
+
+def test_options_are_asked_for_each_agent() -> None:
+    """A host's further arguments of strands' agents are made for each of them, and have effect."""
+    asked: list[CallerContext] = []
+    stopped: list[str] = []
+
+    def options(caller: CallerContext) -> dict[str, Any]:
+        def after(event: AfterInvocationEvent) -> None:
+            assert event.agent.name == caller.agent_name
+            stopped.append(caller.agent_id)
+
+        asked.append(caller)
+        return {"hooks": [after]}
+
+    with Plan() as plan:
+        live = Live(plan, executor=HierarchyExecutor(agent_options=options))
+        check(plan, live.events)
+    assert {caller.agent_id for caller in asked} == {GLOBAL, *TEAMS, *WORKERS}
+    assert sorted(stopped) == sorted([GLOBAL, *TEAMS, *WORKERS])
 
 
 def test_a_team_without_workers_answers_by_itself() -> None:
