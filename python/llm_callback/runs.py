@@ -212,7 +212,7 @@ class RunManager:
                 self._abandon(job)
 
     def __enter__(self) -> Self:
-        """Return itself; leaving the block shuts it down, and waits for what runs."""
+        """Return itself; leaving the block waits for all runs, after an exception for those that run, and shuts down."""
         return self
 
     def __exit__(
@@ -221,6 +221,8 @@ class RunManager:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None:
+            self.wait()
         self.shutdown()
 
     def _refuse_if_shut_down(self) -> None:
