@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     _RunId = int | str | UUID
 
 
+# How long a shutdown waits, in seconds, for another thread that is about to end a run.
+_PATIENCE = 5.0
+
+
 class RunManager:
     """Starts runs on threads of its own: ``max_workers`` at once, the others wait, in their order.
 
@@ -210,6 +214,8 @@ class RunManager:
             if not job.is_done.wait(end.remaining):
                 # Perhaps its run has ended, and could not be cancelled any more.
                 self._abandon(job)
+                # Perhaps another thread was about to; callbacks of others might keep it.
+                job.is_done.wait(_PATIENCE)
 
     def __enter__(self) -> Self:
         """Return itself; leaving the block waits for all runs, after an exception for those that run, and shuts down."""

@@ -607,7 +607,7 @@ def test_shutdowns_and_starts_at_once() -> None:
         (lambda: RunManager(lambda _c: None, cancel_timeout=float("nan")), ValueError, "not nan"),
         (lambda: RunManager(lambda _c: None).start_run(on_event=3), TypeError, "on_event.*not 3"),
         (lambda: RunManager(lambda _c: None).start_run(run_id=2.5), TypeError, "2.5"),
-        (lambda: RunManager(lambda _c: None).start_run(deadline=-1), ValueError, "deadline"),
+        (lambda: RunManager(lambda _c: None).start_run(deadline="x"), TypeError, "deadline"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(
