@@ -218,7 +218,7 @@ class RunManager:
                 job.is_done.wait(_PATIENCE)
 
     def __enter__(self) -> Self:
-        """Return itself; leaving the block waits for all runs, after an exception for those that run, and shuts down."""
+        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first."""
         return self
 
     def __exit__(

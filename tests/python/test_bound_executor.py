@@ -77,7 +77,7 @@ def test_map_is_bound_where_it_is_called() -> None:
 
 
 def test_it_is_an_executor() -> None:
-    """asyncio and whoever else takes one takes it; arguments pass through, and shutdown is passed on."""
+    """Whoever takes one takes it, such as asyncio; arguments pass through, and shutdown is passed on."""
     pool = ThreadPoolExecutor(1)
     executor = BoundExecutor(pool)
     assert isinstance(executor, Executor)
@@ -108,7 +108,7 @@ def test_what_cannot_be_bound_is_refused() -> None:
         with pytest.raises(TypeError, match="generator"):
             executor.map(generator, [])
     for thing in (None, 4, ThreadPoolExecutor):
-        with pytest.raises(TypeError, match="must be a concurrent.futures.Executor, not"):
+        with pytest.raises(TypeError, match=r"must be a concurrent\.futures\.Executor, not"):
             BoundExecutor(thing)
 
 

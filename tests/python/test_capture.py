@@ -279,45 +279,52 @@ def test_a_wrapped_proxy_and_another_on_top_tell_a_line_once(out: io.StringIO) -
 def test_a_proxy_is_otherwise_the_stream(tmp_path: Path) -> None:
     """Its attributes, its class to isinstance(), its iterator and its `with` are those of the stream, to write too."""
     path = tmp_path / "out.txt"
-    with path.open("w+", encoding="latin-1", errors="replace", newline="\n") as file:
-        with contextlib.redirect_stdout(file), capture_output():
-            proxy: Any = sys.stdout
-            assert proxy is not file
-            for name in ["encoding", "errors", "buffer", "closed", "mode", "name", "newlines"]:
-                assert getattr(proxy, name) == getattr(file, name)
-            assert (proxy.fileno(), proxy.isatty()) == (file.fileno(), False)
-            assert isinstance(proxy, io.TextIOWrapper)
-            assert proxy.flush() is None
-            assert dir(proxy) == dir(file)
-            with pytest.raises(AttributeError, match="TextIOWrapper.*missing"):
-                _ = proxy.missing
-            proxy.mark = 1
-            assert file.mark == 1  # type: ignore[attr-defined]
-            del proxy.mark
-            assert not hasattr(file, "mark")
-            proxy.reconfigure(line_buffering=True)
-            assert file.line_buffering
-            proxy.buffer.write(b"bytes\n")
-            print("text", flush=True)
-            proxy.seek(0)
-            assert next(proxy) == "bytes\n"
-            assert list(proxy) == ["text\n"]
-            assert "latin-1" in repr(proxy)
-            with proxy as entered:
-                assert entered is proxy
-            assert file.closed
+    with (
+        path.open("w+", encoding="latin-1", errors="replace", newline="\n") as file,
+        contextlib.redirect_stdout(file),
+        capture_output(),
+    ):
+        proxy: Any = sys.stdout
+        assert proxy is not file
+        for name in ["encoding", "errors", "buffer", "closed", "mode", "name", "newlines"]:
+            assert getattr(proxy, name) == getattr(file, name)
+        assert (proxy.fileno(), proxy.isatty()) == (file.fileno(), False)
+        assert isinstance(proxy, io.TextIOWrapper)
+        assert proxy.flush() is None
+        assert dir(proxy) == dir(file)
+        with pytest.raises(AttributeError, match=r"TextIOWrapper.*missing"):
+            _ = proxy.missing
+        proxy.mark = 1
+        assert file.mark == 1  # type: ignore[attr-defined]
+        del proxy.mark
+        assert not hasattr(file, "mark")
+        proxy.reconfigure(line_buffering=True)
+        assert file.line_buffering
+        proxy.buffer.write(b"bytes\n")
+        print("text", flush=True)
+        proxy.seek(0)
+        assert next(proxy) == "bytes\n"
+        assert list(proxy) == ["text\n"]
+        assert "latin-1" in repr(proxy)
+        with proxy as entered:
+            assert entered is proxy
+        assert file.closed
 
 
 def test_a_stream_that_fails_fails_as_without_us() -> None:
     """What it raises reaches who prints, and is no event; a stream that is None stays None."""
     closed = io.StringIO()
     closed.close()
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(closed):
-        with capture_output(), open_run(new_id()) as run:
-            assert sys.stdout is None
-            run.bind(lambda: print("nowhere"))()
-            with pytest.raises(ValueError, match="closed"):
-                write(run, "line\n", "stderr")
+    with (
+        contextlib.redirect_stdout(None),
+        contextlib.redirect_stderr(closed),
+        capture_output(),
+        open_run(new_id()) as run,
+    ):
+        assert sys.stdout is None
+        run.bind(lambda: print("nowhere"))()
+        with pytest.raises(ValueError, match="closed"):
+            write(run, "line\n", "stderr")
     with capture_output(), open_run(new_id()) as other, pytest.raises(TypeError):
         write(other, 5)  # type: ignore[arg-type]
     assert lines(run) == lines(run, "stderr") == lines(other) == []
@@ -414,7 +421,7 @@ def test_a_bound_thread_is_heard() -> None:
 
 
 def test_the_last_of_a_programs_output_is_logged(tmp_path: Path) -> None:
-    """At the interpreter's exit what is no whole line is an event before its run is ended; the program prints as ever."""
+    """At exit what is no whole line is an event before its run is ended; the program prints as ever."""
     path = tmp_path / "events.ndjson"
     out = printed(
         """

@@ -86,7 +86,7 @@ class Gate:
 
 
 def test_a_run_is_executed_with_its_config_and_as_the_current_one() -> None:
-    """`execute` gets a copy of the config with the id and the task, on a thread that knows the run, and nothing else."""
+    """`execute` gets a copy of the config with id and task, on a thread that knows the run, and nothing else."""
     seen: list[Any] = []
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -243,14 +243,21 @@ def test_after_a_run_all_is_as_before_it(how: str) -> None:
         register_cancellation_checker(config["run_id"], lambda: False)
         print("a piece", end="")
         begun.set()
-        if how == "raises":
-            raise LookupError
-        if how == "is cancelled":
-            while True:
-                check_cancellation()
-        if how == "is abandoned":
-            waited(go_on)
+        ends[how]()
 
+    def listen() -> None:
+        while True:
+            check_cancellation()
+
+    def fail() -> None:
+        raise LookupError
+
+    ends: dict[str, Callable[[], None]] = {
+        "returns": lambda: None,
+        "raises": fail,
+        "is cancelled": listen,
+        "is abandoned": partial(waited, go_on),
+    }
     manager = RunManager(execute, cancel_timeout=0.0 if how == "is abandoned" else DEADLINE)
     for before in [None, len]:
         begun.clear()
@@ -414,7 +421,7 @@ def test_threads_last_no_longer_than_there_is_work() -> None:
 
 @pytest.mark.parametrize("by", ["manager", "run", "deadline", "shutdown"])
 def test_a_queued_run_that_is_cancelled_never_starts(by: str) -> None:
-    """It ends at once with one event, `cancelled`; it is not executed, and leaves the queue while all places are taken."""
+    """It ends at once with one event, `cancelled`, is not executed, and leaves the queue while all places are taken."""
     gate = Gate()
     manager = Manager(gate, max_workers=1)
     first = manager.start_run()
@@ -479,7 +486,7 @@ def test_a_cancelled_run_ends_as_cancelled_whatever_its_code_does() -> None:
 @pytest.mark.parametrize("by", ["manager", "deadline"])
 @pytest.mark.parametrize("cancel_timeout", [0, 0.01])
 def test_a_run_whose_code_does_not_return_is_ended(by: str, cancel_timeout: float) -> None:
-    """When its time is over it is cancelled, and its place is free; what its code does later is dropped, and harms none."""
+    """When its time is over it is cancelled, and its place is free; what its code does later is dropped."""
     hangs, late = threading.Event(), threading.Event()
     begun = threading.Event()
 
@@ -630,7 +637,7 @@ def test_what_returns_before_its_work_is_done_is_refused() -> None:
         async def __call__(self, _config: Any) -> None: ...
 
     for execute in (coroutine, generator, Callable(), partial(coroutine)):
-        with pytest.raises(TypeError, match="asyncio.run"):
+        with pytest.raises(TypeError, match=r"asyncio\.run"):
             RunManager(execute)
 
 
