@@ -263,6 +263,8 @@ def test_after_a_run_all_is_as_before_it(how: str) -> None:
         begun.clear()
         run_id = new_id()
         register_event_callback(run_id, before)
+        # The second time beside another capture.
+        others = capture.capture_output() if before else None
         then, counted = state(run_id), stats()
         run = manager.start_run(
             run_id=run_id, on_event=end_seen.append, deadline=0 if how == "never starts" else None
@@ -279,6 +281,8 @@ def test_after_a_run_all_is_as_before_it(how: str) -> None:
         if how != "never starts":
             assert said(run)[-2] == ("system.output", {"stream": "stdout", "text": "a piece"})
         register_event_callback(run_id, None)
+        if others:
+            others.stop()
     go_on.set()
     manager.shutdown(timeout=DEADLINE)
     assert [event["event"]["action"] for event in end_seen] == ["output"] * (
@@ -435,6 +439,8 @@ def test_a_queued_run_that_is_cancelled_never_starts(by: str) -> None:
         queued.cancel("why")
     elif by == "shutdown":
         manager.shutdown(wait=False)
+    if by != "deadline":
+        assert queued not in manager._queued
     kind = by if by in ("deadline", "shutdown") else "user"
     name, data = last(queued)
     assert (name, data["kind"]) == ("lifecycle.cancelled", kind)
@@ -668,7 +674,8 @@ HANGS = {
     "sleeps": "time.sleep(3600)",
     "computes": "while True: pass",
     "waits": "threading.Event().wait()",
-    "waits for a pool": "concurrent.futures.ThreadPoolExecutor(1).submit(run.token.wait).result()",
+    "waits for a pool": "waiting = concurrent.futures.ThreadPoolExecutor(1).submit(run.token.wait);"
+    " begun.set(); waiting.result()",
     "waits for its token": "run.token.wait()",
     "prints": "while True: print('x', file=sys.stderr)",
 }
@@ -684,7 +691,7 @@ def test_a_program_that_ends_is_not_held_up(hang: str) -> None:
         begun = threading.Event()
         def execute(config):
             run = get_run(config["run_id"])
-            begun.set()
+            {"" if "begun" in hang else "begun.set()"}
             {hang}
         if {"prints" in hang or "print(" in hang}:
             sys.stderr = io.StringIO()
