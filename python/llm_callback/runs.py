@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     _RunId = int | str | UUID
 
 
+# How long a shutdown waits, in seconds, for another thread that is about to end a run.
+_PATIENCE = 5.0
+
+
 class RunManager:
     """Starts runs on threads of its own: ``max_workers`` at once, the others wait, in their order.
 
@@ -210,9 +214,11 @@ class RunManager:
             if not job.is_done.wait(end.remaining):
                 # Perhaps its run has ended, and could not be cancelled any more.
                 self._abandon(job)
+                # Perhaps another thread was about to; callbacks of others might keep it.
+                job.is_done.wait(_PATIENCE)
 
     def __enter__(self) -> Self:
-        """Return itself; leaving the block shuts it down, and waits for what runs."""
+        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first."""
         return self
 
     def __exit__(
@@ -221,6 +227,8 @@ class RunManager:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None:
+            self.wait()
         self.shutdown()
 
     def _refuse_if_shut_down(self) -> None:
