@@ -188,7 +188,7 @@ def sse_answer(  # noqa: PLR0913 - each has a default that fits
     subscription = found.subscribe(last_event_id or after, overflow=overflow)
     stream = subscription.sse(heartbeat, retry=retry)
     if subscription.ended:
-        return SseAnswer(HTTPStatus.NO_CONTENT, {**_STREAM_HEADERS}, SseBody())
+        return SseAnswer(HTTPStatus.NO_CONTENT, {"Cache-Control": "no-cache"}, SseBody())
     return SseAnswer(HTTPStatus.OK, {**_STREAM_HEADERS}, SseBody(stream))
 
 
@@ -208,7 +208,11 @@ def flask_response(
     request = flask.request if request is None else request
     header = request.headers.get(_HEADER)
     answer = _answer(run, request.method, header or request.args.get(_PARAMETER), options)
-    return flask.Response(answer.body, status=answer.status, headers=answer.headers)
+    response = flask.Response(answer.body, status=answer.status)
+    # In place of Flask's own: what has no content has no Content-Type.
+    response.headers.clear()
+    response.headers.update(answer.headers)
+    return response
 
 
 def starlette_response(
