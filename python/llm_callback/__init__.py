@@ -1,5 +1,6 @@
 """Many LLM-agent runs in one process: every event, and every cancel, reaches its own run and no other."""
 
+from llm_callback import context as _context
 from llm_callback._core import (
     CancelRegistration,
     LLMCallbackHandler,
@@ -34,26 +35,36 @@ from llm_callback._views import (
 )
 from llm_callback.caller import CallerContext
 from llm_callback.cancel import CancelToken
+from llm_callback.capture import OutputCapture, capture_output
 from llm_callback.context import bind
 from llm_callback.enums import AgentType, EventAction, EventCategory
 from llm_callback.exceptions import RunCancelled, SubscriberLagged
+from llm_callback.runs import RunManager
+
+# Not a name of this module, which has public names only.
+if _context.TYPE_CHECKING:
+    from llm_callback.executor import BoundExecutor
 
 __all__ = [
     "AgentType",
+    "BoundExecutor",
     "CallerContext",
     "CancelRegistration",
     "CancelToken",
     "EventAction",
     "EventCategory",
     "LLMCallbackHandler",
+    "OutputCapture",
     "Run",
     "RunCancelled",
+    "RunManager",
     "SseStream",
     "SubscriberLagged",
     "Subscription",
     "active_runs",
     "bind",
     "cancel_run",
+    "capture_output",
     "check_cancellation",
     "clear_current_run_id",
     "configure",
@@ -73,3 +84,14 @@ __all__ = [
     "set_global_event_callback",
     "stats",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what brings more of the standard library along than the rest, when it is asked for."""
+    if name != "BoundExecutor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llm_callback.executor import BoundExecutor  # noqa: PLC0415
+
+    # From now on it is found without a call.
+    globals()[name] = BoundExecutor
+    return BoundExecutor

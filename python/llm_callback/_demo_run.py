@@ -1,25 +1,27 @@
-"""One run of the demo: its script, what must reach it, what did, and the audit of the two."""
+"""One run of the demo: its hierarchy, its script, what must reach it, what did, and the audit of the two."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from strands import Agent, tool
+from strands import tool
 
-import llm_callback
+from llm_callback.hierarchy import register_script, register_tool
 from llm_callback.testing import Reasoning, ScriptedModel, Text, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llm_callback import Run, RunManager
+    from llm_callback.hierarchy import ModelRequest
     from llm_callback.testing import Turn
 
+_TEAMS = {"Readers": ("Ada", "Ben"), "Writers": ("Cleo", "Dan")}
 _TOPICS = (
     "tides",
     "lighthouses",
@@ -32,22 +34,18 @@ _TOPICS = (
     "deep currents",
     "icebergs",
 )
-_THOUGHT = "The question is about {topic} so I shall read first and count later"
-_OPENING = (
-    "Let me see what is known about {topic} before I say anything about {topic} myself and for "
-    "that I shall search the notes that were taken"
-)
-_MIDDLE = (
-    "There is more about {topic} in the notes than fits in one answer so I shall count how much "
-    "it is and keep only what matters for the question"
-)
+_PLAN = "About {topic} the readers shall find out and the writers shall write it down"
+_LEAD = "We shall each take one half of what there is to do about {topic}"
+_THOUGHT = "The question is about {topic} so I shall look at the notes first"
+_OPENING = "Let me see what is known about {topic} before I say anything"
 _CLOSING = (
-    "To sum up what the notes say about {topic}: it changes slowly and then all at once and it is "
-    "best watched for a long time from one place with a notebook and a warm coat and whoever does "
-    "so will find that {topic} repay the patience"
+    "What the notes say about {topic} is that it changes slowly and then all at once and is best "
+    "watched for a long time from one place with a notebook and a warm coat"
 )
+_DONE = "That is what we have about {topic}"
 _MARK = re.compile(r"\[[^\]]*\]")
-_START_TIMEOUT_SECONDS = 60.0
+# Where the words are a real model's, nobody knows how many will come.
+_HALF_OF_A_REAL_ANSWER = 40
 
 
 class Event(NamedTuple):
@@ -62,8 +60,8 @@ class Event(NamedTuple):
 class Audit:
     """How the events that a run got differ from those that it must get. All are counts of events.
 
-    ``foreign`` are another run's, ``lost`` never came, ``extra`` are its own but came twice or
-    after its cancel, ``out_of_order`` came after one that they must precede.
+    ``foreign`` are another run's, ``lost`` never came, ``extra`` are its own but came twice or after its end,
+    ``out_of_order`` came after one that they must precede.
     """
 
     expected: int
@@ -106,39 +104,116 @@ def audit(expected: Sequence[Event], delivered: Sequence[Event], marker: str) ->
 
 
 class DemoRun:
-    """One agent run; ``execute`` is for a pool's thread, the rest may be read from any other."""
+    """One run of the hierarchy, and a viewer who follows it on a thread of its own; others may look at both.
 
-    def __init__(self, number: int, *, is_cancelled: bool, delay: float) -> None:
+    ``model`` is the model of all agents, such as ``openai:gpt-4o-mini``; None is the script, whose every word, and
+    every name of a tool, carries the run's secret marker.
+    """
+
+    def __init__(
+        self, number: int, *, is_cancelled: bool, delay: float, model: str | None = None
+    ) -> None:
         self.run_id = f"run-{number:02d}"
         self.is_cancelled = is_cancelled
         self.marker = secrets.token_hex(4)
         self.topic = _TOPICS[(number - 1) % len(_TOPICS)]
         self.delay = delay
-        self.cancel = threading.Event()
+        self.model = model
         self.delivered: list[Event] = []
-        self.tools_called: list[str] = []
-        self.state = "waiting"
+        self.speaking = ""
         self.error: str | None = None
-        self.seconds = 0.0
-        self.script, self.events = self._plan()
+        self.run: Run | None = None
+        self._script: dict[str, list[Turn]] = {}
+        self.events: list[Event] = []
+        self._heard: list[Event] = []
+        self._ending: str | None = None
+        self._viewer: threading.Thread | None = None
+        if model is None:
+            self._plan()
+
+    # --- Its life ---
+
+    def start(self, manager: RunManager) -> None:
+        """Queue it, and begin to follow it."""
+        if self.model is None:
+            register_script(self.marker, self._model)
+        register_tool(f"search_{self.marker}", self._search())
+        task = f"What should I know about {self.topic}?"
+        self.run = manager.start_run(self._config(), task, run_id=self.run_id, on_event=self._hear)
+        subscription = self.run.subscribe("start", overflow="gap")
+
+        def view() -> None:
+            for event in subscription:
+                self._view(event)
+
+        self._viewer = threading.Thread(target=view, daemon=True)
+        self._viewer.start()
+
+    def close(self, timeout: float) -> None:
+        """Wait until its viewer has seen all, and take back what was registered for it."""
+        if self._viewer is not None:
+            self._viewer.join(timeout)
+        register_script(self.marker, None)
+        register_tool(f"search_{self.marker}", None)
+
+    @property
+    def state(self) -> str:
+        """What its run is doing, or how it has ended."""
+        return "waiting" if self.run is None else self.run.state
+
+    @property
+    def cancel_ms(self) -> float | None:
+        """The milliseconds from the request to stop until the run's last event."""
+        run = self.run
+        if run is None or run.cancel_requested_at is None or run.finished_at is None:
+            return None
+        return max(0.0, run.finished_at - run.cancel_requested_at) * 1000
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        if (said := _said(event)) is not None:
+            self._heard.append(said)
+
+    def _view(self, event: dict[str, Any]) -> None:
+        if event["event"]["category"] == "lifecycle":
+            self._ending = event["event"]["action"]
+            self.error = self.error or event["data"].get("error")
+        if (said := _said(event)) is None:
+            return
+        self.delivered.append(said)
+        self.speaking = event["source"]["agent_name"].replace(f" {self.marker}", "")
+        half = len(self.events) // 2 or _HALF_OF_A_REAL_ANSWER
+        if self.is_cancelled and self.run is not None and len(self.delivered) == half:
+            self.run.cancel("cancelled half-way by the demo")
+
+    # --- What became of it ---
 
     @property
     def expected(self) -> Sequence[Event]:
-        """What must reach the run: all that its script says, up to the cancel if there is one."""
-        return self.events[: len(self.events) // 2] if self.is_cancelled else self.events
+        """What must reach it: all that its script says, as far as it came if it was cancelled.
+
+        Of a real model nobody knows that: then it is what the run's own thread has heard.
+        """
+        if self.model is not None:
+            return self._heard
+        came = max(len(self.delivered), len(self.events) // 2)
+        return self.events[:came] if self.is_cancelled else self.events
 
     @property
     def last_words(self) -> str:
         """The last words that reached the run, without the markers."""
-        recent = self.delivered[-12:]
         return "".join(
-            f"<{text.partition('_')[0]}> " if action == "tool_call" else _MARK.sub("", text)
-            for _, action, text in recent
+            f"<{text.partition(f'_{self.marker}')[0]}> "
+            if action == "tool_call"
+            else _MARK.sub("", text)
+            for _, action, text in self.delivered[-12:]
         )
 
     def audit(self) -> Audit:
-        """Compare what has arrived with what the script says."""
-        return audit(self.expected, tuple(self.delivered), self.marker)
+        """Compare what has arrived with what must."""
+        if self.model is None:
+            return audit(self.expected, tuple(self.delivered), self.marker)
+        # What a real model says carries no marker, and comes more than once.
+        return audit(_numbered(self.expected), _numbered(tuple(self.delivered)), "")
 
     @property
     def fault(self) -> str | None:
@@ -147,86 +222,112 @@ class DemoRun:
         if self.state != wanted:
             why = f": {self.error}" if self.error else ""
             return f"{self.run_id} is {self.state}, not {wanted}{why}"
-        tools = 2
-        if not self.is_cancelled and len(self.tools_called) != tools:
-            return f"{self.run_id} called {len(self.tools_called)} of its {tools} tools"
+        if self._ending != self.state:
+            return f"{self.run_id} is {self.state}, but its viewer's last word is {self._ending}"
         return None
 
-    def execute(self, start: threading.Barrier) -> None:
-        """Register, wait for the other runs, run the agent to its end, and leave nothing behind."""
-        llm_callback.register_event_callback(self.run_id, self._on_event)
-        llm_callback.register_cancellation_checker(self.run_id, self.cancel.is_set)
-        caller = llm_callback.CallerContext.worker(self.run_id, f"Writer on {self.topic}", "Demo")
-        handler = llm_callback.create_callback_handler(caller, run_id=self.run_id)
-        model = ScriptedModel(self.script, delay=self.delay)
-        agent = Agent(model=model, tools=self._tools(), callback_handler=handler)
-        try:
-            start.wait(timeout=_START_TIMEOUT_SECONDS)
-            began = time.monotonic()
-            self.state = "running"
-            try:
-                agent(f"What should I know about {self.topic}?")
-            finally:
-                self.seconds = time.monotonic() - began
-            self.state = "completed"
-        except llm_callback.RunCancelled:
-            self.state = "cancelled"
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this run's result
-            self.error = f"{type(error).__name__}: {error}"
-            self.state = "failed"
-        finally:
-            llm_callback.register_event_callback(self.run_id, None)
-            llm_callback.register_cancellation_checker(self.run_id, None)
+    # --- Its hierarchy and its script ---
 
-    def _on_event(self, event: dict[str, Any]) -> None:
-        action, data = event["event"]["action"], event["data"]
-        tool_call = action == "tool_call"
-        text = f"{data['tool_name']} #{data['tool_count']}" if tool_call else str(data["content"])
-        self.delivered.append(Event(event["source"]["agent_id"], action, text))
-        # Half-way, counted here: not one event more may come after this line.
-        if self.is_cancelled and len(self.delivered) >= len(self.expected):
-            self.cancel.set()
+    def _agent_id(self, name: str) -> str:
+        return f"{self.run_id}.{name.lower()}"
 
-    def _plan(self) -> tuple[list[Turn], list[Event]]:
-        script: list[Turn] = []
-        events: list[Event] = []
+    def _config(self) -> dict[str, Any]:
+        llm = {"model_id": self.model or f"scripted:{self.marker}", "max_tokens": 300}
 
-        def words(action: str, text: str) -> tuple[str, ...]:
-            chunks = []
-            for word in text.format(topic=self.topic).split():
-                chunk = f"{word}[{self.marker}.{len(events)}] "
-                events.append(Event(self.run_id, action, chunk))
-                chunks.append(chunk)
-            return tuple(chunks)
+        def agent(name: str, prompt: str) -> dict[str, Any]:
+            return {
+                "agent_id": self._agent_id(name),
+                "system_prompt": prompt.format(topic=self.topic),
+                "llm_config": llm,
+            }
 
-        def call(tool_name: str, number: int, **tool_input: str) -> ToolCall:
-            name = f"{tool_name}_{self.marker}"
-            events.append(Event(self.run_id, "tool_call", f"{name} #{number}"))
-            return ToolCall(name, tool_input)
+        def worker(name: str) -> dict[str, Any]:
+            return {
+                **agent(name, "You search the notes about {topic}, and say what they say."),
+                "name": f"{name} {self.marker}",
+                "role": "Knows the notes.",
+                "tools": [f"search_{self.marker}"],
+            }
 
-        script.append(
-            [
-                Reasoning(words("reasoning", _THOUGHT)),
-                Text(words("stream", _OPENING)),
-                call("search", 1, query=self.topic),
-            ]
-        )
-        script.append([Text(words("stream", _MIDDLE)), call("count", 2, text=_MIDDLE)])
-        script.append([Text(words("stream", _CLOSING))])
-        return script, events
+        return {
+            "global_supervisor_agent": agent("supervisor", "Ask each team once, then sum up."),
+            "teams": [
+                {
+                    "name": f"{team} {self.marker}",
+                    "team_supervisor_agent": agent(team, "Ask each worker once, then sum up."),
+                    "workers": [worker(name) for name in workers],
+                }
+                for team, workers in _TEAMS.items()
+            ],
+        }
 
-    def _tools(self) -> list[Any]:
-        # The names carry the marker, so that a tool call's event shows whose it is.
+    def _search(self) -> Any:
         @tool(name=f"search_{self.marker}")
         def search(query: str) -> str:
             """Search the notes for a topic."""
-            self.tools_called.append("search")
             return f"three notes about {query}"
 
-        @tool(name=f"count_{self.marker}")
-        def count(text: str) -> int:
-            """Count the words of a text."""
-            self.tools_called.append("count")
-            return len(text.split())
+        return search
 
-        return [search, count]
+    def _model(self, request: ModelRequest) -> ScriptedModel:
+        return ScriptedModel(self._script[request.agent_id], delay=self.delay)
+
+    def _plan(self) -> None:
+        """Write the script, in the order in which its words will come: one team after the other."""
+        first: list[Turn] = [
+            [self._text("supervisor", "stream", _PLAN), *self._calls("supervisor", "team", _TEAMS)]
+        ]
+        self._script[self._agent_id("supervisor")] = first
+        for team, workers in _TEAMS.items():
+            self._script[self._agent_id(team)] = [
+                [self._text(team, "stream", _LEAD), *self._calls(team, "worker", workers)]
+            ]
+            for name in workers:
+                self._script[self._agent_id(name)] = [
+                    [
+                        self._text(name, "reasoning", _THOUGHT),
+                        self._text(name, "stream", _OPENING),
+                        self._call(name, f"search_{self.marker}", 1, query=self.topic),
+                    ],
+                    self._text(name, "stream", _CLOSING),
+                ]
+            self._script[self._agent_id(team)].append(self._text(team, "stream", _DONE))
+        first.append(self._text("supervisor", "stream", _DONE))
+
+    def _text(self, name: str, action: str, text: str) -> Text | Reasoning:
+        chunks = []
+        for word in text.format(topic=self.topic).split():
+            chunk = f"{word}[{self.marker}.{len(self.events)}] "
+            self.events.append(Event(self._agent_id(name), action, chunk))
+            chunks.append(chunk)
+        return (Reasoning if action == "reasoning" else Text)(tuple(chunks))
+
+    def _calls(self, name: str, kind: str, whom: Sequence[str] | dict[str, Any]) -> list[ToolCall]:
+        return [
+            self._call(name, f"{kind}_{one.lower()}_{self.marker}", number, task=self.topic)
+            for number, one in enumerate(whom, start=1)
+        ]
+
+    def _call(self, name: str, tool_name: str, number: int, **tool_input: str) -> ToolCall:
+        self.events.append(Event(self._agent_id(name), "tool_call", f"{tool_name} #{number}"))
+        return ToolCall(tool_name, tool_input)
+
+
+def _numbered(events: Sequence[Event]) -> list[Event]:
+    """Make those that are alike different."""
+    count: Counter[Event] = Counter()
+    numbered = []
+    for event in events:
+        count[event] += 1
+        numbered.append(event._replace(text=f"{event.text} #{count[event]}"))
+    return numbered
+
+
+def _said(event: dict[str, Any]) -> Event | None:
+    """Return what an agent says or calls in an event; None for all else."""
+    category, action, data = event["event"]["category"], event["event"]["action"], event["data"]
+    if category != "llm" or action not in {"stream", "reasoning", "tool_call"}:
+        return None
+    is_call = action == "tool_call"
+    text = f"{data['tool_name']} #{data['tool_count']}" if is_call else str(data["content"])
+    return Event(event["source"]["agent_id"], action, text)

@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="run real agents at the same time and check every event (needs no network, no model)",
-        description="Run real strands agents at the same time, each with a scripted model, cancel "
-        "one of them half-way, and check every event against the script. The exit status is 0 "
+        description="Run a hierarchy of real strands agents many times at once on a scripted model, "
+        "cancel one run half-way, and check every event against the script. The exit status is 0 "
         "only if each event reached its own run, in order, once, and only the one run was stopped.",
     )
     demo.add_argument(
@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         default=10,
         metavar="N",
         help=f"how many, {_FEWEST_RUNS} to {_MOST_RUNS} (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--model",
+        metavar="PROVIDER:MODEL",
+        help="a real model for all agents, such as openai:gpt-4o-mini; its key is taken from the environment",
     )
     demo.add_argument(
         "--json", action="store_true", help="print the result as one JSON object and nothing else"
@@ -75,7 +80,10 @@ def _demo(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    return demo.main(runs=arguments.runs, as_json=arguments.json)
+    if arguments.model is not None and (problem := demo.why_not(arguments.model)):
+        print(f"llm-callback demo: {problem}", file=sys.stderr)
+        return 2
+    return demo.main(runs=arguments.runs, as_json=arguments.json, model=arguments.model)
 
 
 def _number_of_runs(text: str) -> int:

@@ -1,9 +1,8 @@
-"""``llm-callback demo``: real agents at the same time, and an audit of every event.
+"""``llm-callback demo``: a hierarchy of real agents, many runs of it at once, and an audit of every event.
 
-Each run is a real ``strands.Agent`` with real tools, a scripted model and the drop-in API. Strands
-calls the callback handlers from threads of its own, so nothing but the library decides which run an
-event belongs to. Every text and every tool name carries its run's secret marker, and the events
-that a run must get are worked out from its script alone, never from what arrived.
+Each run is a global supervisor, two teams and four workers, real ``strands`` agents with real tools and a scripted
+model. Every text and every tool name carries its run's secret marker, and the events that a run must get are worked
+out from its script alone, never from what arrived.
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ import contextlib
 import json
 import logging
 import sys
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from llm_callback import RunManager
 from llm_callback._demo_run import DemoRun
 from llm_callback._display import Screen, table
+from llm_callback.hierarchy.config import ConfigError, LlmConfig
+from llm_callback.hierarchy.providers import ModelRequest, ModelUnavailable, create_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _DEADLINE_SECONDS = 90.0
 _STOP_SECONDS = 5.0
 _FRAME_SECONDS = 0.1
-_PACE_SECONDS = 0.035
+_PACE_SECONDS = 0.02
 _HEAD = (
     "run",
     "state",
@@ -41,24 +41,35 @@ _HEAD = (
     "lost",
     "extra",
     "out of order",
-    "time",
+    "cancel",
 )
 _COLOURS: dict[str, _Colour] = {"completed": "green", "cancelled": "yellow", "failed": "red"}
 
 
-def main(*, runs: int = 10, as_json: bool = False, pace: float = _PACE_SECONDS) -> int:
+def main(
+    *,
+    runs: int = 10,
+    as_json: bool = False,
+    pace: float = _PACE_SECONDS,
+    model: str | None = None,
+) -> int:
     """Run the demo, print what happens to standard output, and return the exit status: 0 or 1.
 
-    ``runs`` is how many agents run at the same time, 2 or more; ``pace`` the pause before each
-    chunk in seconds, a little different for each run. Blocks for as long as the slowest run takes.
+    ``runs`` is how many run at the same time, 2 or more; ``pace`` the pause before each chunk in seconds, a little
+    different for each run; ``model`` the model of all agents, the script if None. Blocks for as long as the slowest run
+    takes.
     """
     screen = Screen(sys.stdout)
-    demo_runs = plan(runs, pace)
+    demo_runs = plan(runs, pace, model)
     if as_json:
         show: _Show = _show_nothing
     else:
         screen.line(
-            f"{runs} strands agents at once, each with its own secret marker in every text; "
+            f"{runs} runs of one hierarchy at once: a supervisor, 2 teams, 4 workers, real strands agents on "
+            f"{model or 'a scripted model'}."
+        )
+        screen.line(
+            "Each run has its own secret marker in every word; "
             f"{_victim(demo_runs).run_id} will be cancelled half-way."
         )
         screen.line()
@@ -79,43 +90,53 @@ def main(*, runs: int = 10, as_json: bool = False, pace: float = _PACE_SECONDS) 
     return 0 if ok else 1
 
 
-def plan(runs: int, pace: float = _PACE_SECONDS) -> list[DemoRun]:
+def why_not(model: str) -> str | None:
+    """Return why ``model`` cannot be used here, in words; None if it can."""
+    try:
+        create_model(ModelRequest("demo", "the demo", LlmConfig(model, 0.7, 300)))
+    except (ConfigError, ModelUnavailable) as error:
+        return str(error)
+    return None
+
+
+def plan(runs: int, pace: float = _PACE_SECONDS, model: str | None = None) -> list[DemoRun]:
     """Make the runs of a demo; the fourth (or last) is the one that will be cancelled."""
     victim = min(4, runs)
     return [
         # Not all at the same speed: real runs are not in step, and a mix-up must not hide in it.
-        DemoRun(number, is_cancelled=number == victim, delay=pace * (1 + number % 5 * 0.15))
+        DemoRun(
+            number, is_cancelled=number == victim, delay=pace * (1 + number % 5 * 0.15), model=model
+        )
         for number in range(1, runs + 1)
     ]
 
 
 def execute(runs: Sequence[DemoRun], show: _Show) -> float:
-    """Run them all, started together, and return how many seconds it took.
+    """Run them all at once, and return how many seconds it took.
 
-    ``show(runs, seconds)`` is called ten times a second on this thread, and once at the end. A run
-    that has not ended after 90 s is cancelled, and its ``error`` says so.
+    ``show(runs, seconds)`` is called ten times a second on this thread, and once at the end. A run that has not ended
+    after 90 s is cancelled, and its ``error`` says so.
     """
-    start = threading.Barrier(len(runs))
     began = time.monotonic()
-    pool = ThreadPoolExecutor(len(runs), thread_name_prefix="llm-callback-demo")
-    pending: set[Future[None]] = set()
+    manager = RunManager(max_workers=len(runs), cancel_timeout=_STOP_SECONDS)
     try:
-        pending = {pool.submit(run.execute, start) for run in runs}
-        while pending and time.monotonic() - began < _DEADLINE_SECONDS:
-            finished, pending = wait(pending, timeout=_FRAME_SECONDS)
-            for future in finished:
-                future.result()
+        for run in runs:
+            run.start(manager)
+        while not manager.wait(timeout=_FRAME_SECONDS):
             show(runs, time.monotonic() - began)
+            if time.monotonic() - began > _DEADLINE_SECONDS:
+                break
     finally:
         # Nothing is left to stop, unless the deadline has passed or the user pressed Ctrl-C.
-        start.abort()
+        for run_id in manager.get_active_runs():
+            late = next(run for run in runs if run.run_id == run_id)
+            late.error = f"stopped by the demo after {time.monotonic() - began:.1f} s"
+        manager.shutdown(timeout=0)
         for run in runs:
-            if run.state in {"waiting", "running"}:
-                run.error = f"stopped by the demo after {time.monotonic() - began:.1f} s"
-                run.cancel.set()
-        wait(pending, timeout=_STOP_SECONDS)
-        pool.shutdown(wait=False, cancel_futures=True)
-    return time.monotonic() - began
+            run.close(_STOP_SECONDS)
+    seconds = time.monotonic() - began
+    show(runs, seconds)
+    return seconds
 
 
 def verdict(runs: Sequence[DemoRun]) -> tuple[bool, str]:
@@ -132,19 +153,14 @@ def verdict(runs: Sequence[DemoRun]) -> tuple[bool, str]:
     victim = _victim(runs)
     return True, (
         f"OK: all {sum(audit.expected for audit in audits)} events of {len(runs)} concurrent runs "
-        f"reached their own run ({counts}); {victim.run_id} stopped at its cancel after "
-        f"{len(victim.expected)} of {len(victim.events)} events and no other run noticed."
+        f"reached their own run ({counts}); {victim.run_id} ended {victim.cancel_ms or 0:.0f} ms after "
+        f"its cancel, after {len(victim.delivered)} events, and no other run noticed."
     )
 
 
 @contextlib.contextmanager
 def held_log() -> Iterator[None]:
-    """Hold back what is logged, so that it does not tear the display, and print it afterwards.
-
-    One message is dropped. When an agent is stopped by an exception from its callback handler,
-    strands leaves its generators to be closed in another context, where OpenTelemetry cannot undo
-    what it had set and logs a traceback of that. It is harmless, and there is one for each cancel.
-    """
+    """Hold back what is logged, so that it does not tear the display, and print it afterwards."""
     held = _HeldRecords()
     root = logging.getLogger()
     others = root.handlers[:]
@@ -165,17 +181,7 @@ class _HeldRecords(logging.Handler):
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not _is_context_noise(record):
-            self.records.append(record)
-
-
-def _is_context_noise(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return (
-        record.name == "opentelemetry.context"
-        and isinstance(error, ValueError)
-        and "was created in a different Context" in str(error)
-    )
+        self.records.append(record)
 
 
 def _victim(runs: Sequence[DemoRun]) -> DemoRun:
@@ -183,7 +189,7 @@ def _victim(runs: Sequence[DemoRun]) -> DemoRun:
 
 
 def _show_nothing(runs: Sequence[DemoRun], seconds: float) -> None:
-    """_Show no progress."""
+    """Show no progress."""
 
 
 def _show_live(screen: Screen) -> _Show:
@@ -191,8 +197,8 @@ def _show_live(screen: Screen) -> _Show:
         lines: list[tuple[str, _Colour | None]] = []
         for run in runs:
             done, total = len(run.delivered), len(run.events)
-            bar = screen.bar(done, total, 20)
-            head = f"{run.run_id}  {run.state:<9}  {done:>3}/{total}  {bar}"
+            bar = f"/{total}  {screen.bar(done, total, 16)}" if total else ""
+            head = f"{run.run_id}  {run.state:<9}  {done:>3}{bar}  {run.speaking:<18.18}"
             room = max(1, screen.columns - len(head) - 2)
             lines.append((f"{head}  {run.last_words[-room:].strip()}", _COLOURS.get(run.state)))
         lines.append((f"{seconds:.1f} s", "dim"))
@@ -229,7 +235,8 @@ def _show_table(screen: Screen, runs: Sequence[DemoRun]) -> None:
         audit = run.audit()
         counts = (audit.expected, audit.delivered, audit.foreign, audit.lost, audit.extra)
         numbers = [str(count) for count in (*counts, audit.out_of_order)]
-        rows.append([run.run_id, run.state, *numbers, f"{run.seconds:.1f} s"])
+        cancel = "" if run.cancel_ms is None else f"{run.cancel_ms:.0f} ms"
+        rows.append([run.run_id, run.state, *numbers, cancel])
         good = audit.clean and run.fault is None
         colours.append(_COLOURS.get(run.state) if good else "red")
     screen.line()
@@ -242,6 +249,6 @@ def _as_dict(run: DemoRun) -> dict[str, object]:
         "run_id": run.run_id,
         "state": run.state,
         **asdict(run.audit()),
-        "seconds": round(run.seconds, 3),
+        "cancel_ms": run.cancel_ms,
         "error": run.error,
     }

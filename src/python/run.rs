@@ -336,7 +336,7 @@ impl PyRun {
         sleep_if_ended(|| {
             let run = self.run()?;
             let data = encode::keywords(data)?;
-            py.detach(|| run.complete(&*data))
+            ending(py, run, || py.detach(|| run.complete(&*data)))?
                 .map_err(|error| PyValueError::new_err(error.to_string()))
         })
     }
@@ -426,12 +426,13 @@ impl PyRun {
             };
             if error.is_none() {
                 let data = encode::keywords(None)?;
-                let _ = py.detach(|| run.complete(&*data));
+                let _ = ending(py, run, || py.detach(|| run.complete(&*data)))?;
             } else if let Some((kind, reason)) = cancellation(run, error) {
-                py.detach(|| {
+                let cancel = || {
                     run.cancel(kind, reason);
                     run.finish_cancelled()
-                });
+                };
+                ending(py, run, || py.detach(cancel))?;
             } else {
                 let fields = PyDict::new(py);
                 fields.set_item("error", describe(error)?)?;
@@ -470,7 +471,7 @@ impl PyRun {
     fn fail_with(&self, py: Python<'_>, fields: &Bound<'_, PyDict>) -> PyResult<bool> {
         let run = self.run()?;
         let data = encode::to_raw(fields)?;
-        py.detach(|| run.fail_with(&*data))
+        ending(py, run, || py.detach(|| run.fail_with(&*data)))?
             .map_err(|error| PyValueError::new_err(error.to_string()))
     }
 }
@@ -487,13 +488,42 @@ pub(super) fn emit<'py>(
     encode::encode(&mut source_json, source)?;
     encode::encode(&mut data_json, data)?;
     let body = Body::from_json(word, &source_json, &data_json);
-    let Some(id) = append(py, run, &body)? else {
+    let appended = if word.is_terminal() {
+        ending(py, run, || append(py, run, &body))?
+    } else {
+        append(py, run, &body)
+    };
+    let Some(id) = appended? else {
         return Ok(None);
     };
     dispatch::tell_registered(py, run.id(), || {
         event::of_words(source, word.category.as_str(), word.action.as_str(), data)
     })?;
     Ok(Some(id.to_string()))
+}
+
+/// Ends the run by `end`. What it printed last, and is no whole line yet, becomes an event before that.
+///
+/// Raises what a callback that hears of it is not kept from, such as a Ctrl-C; the run has ended then too.
+fn ending<R>(py: Python<'_>, run: &Run, end: impl FnOnce() -> R) -> PyResult<R> {
+    let before = flush_output(py, run);
+    let ended = end();
+    // What a thread of the run has printed in between is late: it is not kept.
+    let after = flush_output(py, run);
+    before.and(after).map(|()| ended)
+}
+
+fn flush_output(py: Python<'_>, run: &Run) -> PyResult<()> {
+    // Neither is there while the package is imported, nor when the interpreter is about to go.
+    let Ok(Some(capture)) = runs::loaded(py, "llm_callback.capture") else {
+        return Ok(());
+    };
+    match capture.getattr("_flush") {
+        Ok(flush) if flush.is_callable() => flush
+            .call1((id_to_python(py, run.id())?, run.generation()))
+            .map(drop),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Whether what leaves a run's block is the run's cancellation: by whom, and why.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +14,10 @@ from hypothesis import given, strategies as st
 
 import llm_callback
 from llm_callback import _demo_run, cli, demo
-from llm_callback._demo_run import Event, audit
+from llm_callback._demo_run import DemoRun, Event, audit
 from llm_callback._display import Screen, table
+from llm_callback.hierarchy import providers, register_script
+from llm_callback.testing import Pause, ScriptedModel
 
 pytestmark = pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
 
@@ -50,14 +54,19 @@ def by_run(report: dict[str, Any], count: str) -> dict[str, int]:
     return {run["run_id"]: run[count] for run in report["runs"]}
 
 
-def wrapped(wrap: Callable[[str, Any], Any]) -> Callable[[str, Any], None]:
-    """Return a ``register_event_callback`` that registers ``wrap(run_id, callback)`` instead."""
-    register = llm_callback.register_event_callback
+def is_chosen(event: dict[str, Any]) -> bool:
+    """Whether it is one of four words of a run."""
+    return str(event["data"].get("content")).startswith("notebook")
 
-    def registering(run_id: str, callback: Any) -> None:
-        register(run_id, None if callback is None else wrap(run_id, callback))
 
-    return registering
+def view_with(
+    monkeypatch: pytest.MonkeyPatch, deliver: Callable[[DemoRun, dict[str, Any], Any], None]
+) -> None:
+    """Have ``deliver(run, event, view)`` stand between a run's stream and its viewer."""
+    view = DemoRun._view
+    monkeypatch.setattr(
+        DemoRun, "_view", lambda run, event: deliver(run, event, partial(view, run))
+    )
 
 
 def test_concurrent_runs_each_get_their_own_events(result: Any) -> None:
@@ -70,103 +79,95 @@ def test_concurrent_runs_each_get_their_own_events(result: Any) -> None:
     states = by_run(report, "state")
     assert states.pop(VICTIM) == "cancelled"
     assert set(states.values()) == {"completed"}
+    assert [run["cancel_ms"] is not None for run in report["runs"]] == [False, False, True]
 
 
-def test_each_run_has_tools_and_several_dozen_chunks() -> None:
-    """The demo is not a toy: two tool calls and at least four dozen texts, all different."""
+def test_each_run_has_seven_agents_and_hundreds_of_chunks() -> None:
+    """The demo is not a toy: seven agents, ten tool calls and hundreds of texts, all different."""
     for run in demo.plan(10):
         actions = [event.action for event in run.events]
-        assert actions.count("tool_call") == 2
-        assert actions.count("stream") >= 48
+        assert len({event.agent_id for event in run.events}) == 7
+        assert actions.count("tool_call") == 10
+        assert actions.count("stream") >= 200
         assert len(set(run.events)) == len(run.events)
         assert all(run.marker in event.text for event in run.events)
 
 
-def test_the_demo_leaves_nothing_registered(result: Any) -> None:
-    """Afterwards no run has a callback or a checker, whether it completed or was cancelled."""
+def test_the_demo_leaves_nothing(result: Any) -> None:
+    """Afterwards no run is open, and no callback, checker, script or tool of the demo is registered."""
     result()
     for run in demo.plan(RUNS):
         assert llm_callback.get_event_callback(run.run_id) is None
         assert llm_callback.get_cancellation_checker(run.run_id) is None
+    assert not [run for run in llm_callback.active_runs() if str(run.run_id).startswith("run-")]
+    assert not providers._scripts
+    assert not [name for name in providers._tools if name.startswith("search_")]
 
 
 def test_events_of_another_run_are_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs whose callbacks are exchanged have lost and foreign events, the third none."""
-    register = llm_callback.register_event_callback
-    exchanged = {"run-01": "run-02", "run-02": "run-01"}
-    monkeypatch.setattr(
-        llm_callback,
-        "register_event_callback",
-        lambda run_id, callback: register(exchanged.get(run_id, run_id), callback),
-    )
+    """An event that reaches another run's viewer is lost in its own and foreign there."""
+    strays: list[dict[str, Any]] = []
+
+    def exchange(run: DemoRun, event: dict[str, Any], view: Any) -> None:
+        if run.run_id == "run-01" and is_chosen(event):
+            strays.append(event)
+        else:
+            view(event)
+        if run.run_id == "run-02" and event["event"]["category"] == "lifecycle":
+            while strays:
+                view(strays.pop())
+
+    view_with(monkeypatch, exchange)
     status, report = result()
     assert (status, report["ok"]) == (1, False)
     foreign, lost = by_run(report, "foreign"), by_run(report, "lost")
-    assert foreign.pop(VICTIM) == lost.pop(VICTIM) == 0
-    # The one that ends first takes the other's callback away, perhaps before its first event.
-    assert min(lost.values()) > 0
-    assert sum(foreign.values()) > 0
-    assert report["verdict"].startswith(f"FAILED: {sum(foreign.values())} foreign")
-
-
-def test_all_events_at_one_run_are_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One callback for the whole process is foreign events in one run and lost ones in others."""
-    callbacks: list[Any] = []
-
-    def to_the_first(run_id: str, callback: Any) -> Any:
-        if run_id == "run-01":
-            callbacks.append(callback)
-        return lambda event: callbacks[0](event) if callbacks else None
-
-    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(to_the_first))
-    status, report = result()
-    assert status == 1
-    assert by_run(report, "foreign")["run-01"] > 0
-    assert by_run(report, "lost")["run-02"] == by_run(report, "expected")["run-02"]
+    assert lost == {"run-01": 4, "run-02": 0, VICTIM: 0}
+    # Those of the last worker may come after the other's end.
+    assert 0 < foreign["run-02"] + len(strays) <= 4
+    assert foreign["run-01"] == foreign[VICTIM] == 0
+    assert report["verdict"].startswith(f"FAILED: {foreign['run-02']} foreign, 4 lost")
 
 
 def test_missing_and_repeated_events_are_found(
     result: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One event that is left out is one lost; one that comes twice is one extra."""
+    """Events that are left out are lost; those that come twice are extra."""
 
-    def faulty(run_id: str, callback: Any) -> Any:
-        def deliver(event: dict[str, Any]) -> None:
-            text = event["data"].get("content", "")
-            times = {"run-01": 0, "run-02": 2}.get(run_id, 1) if text.startswith("notebook") else 1
-            for _ in range(times):
-                callback(event)
+    def faulty(run: DemoRun, event: dict[str, Any], view: Any) -> None:
+        for _ in range({"run-01": 0, "run-02": 2}.get(run.run_id, 1) if is_chosen(event) else 1):
+            view(event)
 
-        return deliver
-
-    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(faulty))
+    view_with(monkeypatch, faulty)
     status, report = result()
     assert status == 1
-    assert by_run(report, "lost") == {"run-01": 1, "run-02": 0, VICTIM: 0}
-    assert by_run(report, "extra") == {"run-01": 0, "run-02": 1, VICTIM: 0}
+    assert by_run(report, "lost") == {"run-01": 4, "run-02": 0, VICTIM: 0}
+    assert by_run(report, "extra") == {"run-01": 0, "run-02": 4, VICTIM: 0}
 
 
 def test_a_cancel_that_is_not_obeyed_is_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on after its cancel gets extra events, and the verdict names it."""
-    monkeypatch.setattr(llm_callback, "register_cancellation_checker", lambda *_: None)
+    """A run that goes on after its cancel is in the verdict."""
+    view = DemoRun._view
+
+    def deaf(run: DemoRun, event: dict[str, Any]) -> None:
+        was, run.is_cancelled = run.is_cancelled, False
+        view(run, event)
+        run.is_cancelled = was
+
+    monkeypatch.setattr(DemoRun, "_view", deaf)
     status, report = result()
     assert status == 1
     assert f"{VICTIM} is completed, not cancelled" in report["verdict"]
-    assert by_run(report, "extra")[VICTIM] > 0
 
 
 def test_a_cancel_of_another_run_is_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that stops although nobody cancelled it has lost events, and the verdict names it."""
-    register = llm_callback.register_cancellation_checker
+    """A run that stops although nobody wanted it to has lost events, and the verdict names it."""
 
-    def spreading(run_id: str, checker: Any) -> None:
-        asked = iter(range(50))
-        register(
-            run_id,
-            (lambda: next(asked, None) is None) if checker and run_id == "run-01" else checker,
-        )
+    def spreading(run: DemoRun, event: dict[str, Any], view: Any) -> None:
+        view(event)
+        if run.run_id == "run-01" and len(run.delivered) == 50:
+            llm_callback.cancel_run("run-01")
 
-    monkeypatch.setattr(llm_callback, "register_cancellation_checker", spreading)
+    view_with(monkeypatch, spreading)
     status, report = result()
     assert status == 1
     assert "run-01 is cancelled, not completed" in report["verdict"]
@@ -177,39 +178,49 @@ def test_a_run_that_breaks_is_reported_with_its_error(
     result: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception of one run is in the verdict, and the other runs are as if nothing had been."""
+    hear = DemoRun._hear
 
-    def breaking(run_id: str, callback: Any) -> Any:
-        def deliver(event: dict[str, Any]) -> None:
-            if run_id == "run-02":
-                raise ConnectionError("the line is dead")
-            callback(event)
+    def breaking(run: DemoRun, event: dict[str, Any]) -> None:
+        if run.run_id == "run-02" and event["event"]["category"] == "llm":
+            raise ConnectionError("the line is dead")
+        hear(run, event)
 
-        return deliver
-
-    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(breaking))
+    monkeypatch.setattr(DemoRun, "_hear", breaking)
     status, report = result()
     assert status == 1
-    assert "run-02 is failed, not completed: ConnectionError: the line is dead" in report["verdict"]
+    assert "run-02 is failed, not completed: the line is dead" in report["verdict"]
     assert by_run(report, "lost")["run-01"] == by_run(report, "lost")[VICTIM] == 0
 
 
 def test_a_run_that_never_ends_is_reported(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the deadline the demo stops what still runs and says so; it does not wait for ever."""
     monkeypatch.setattr(demo, "_DEADLINE_SECONDS", 0.2)
-
-    def sticking(run_id: str, callback: Any) -> Any:
-        def deliver(event: dict[str, Any]) -> None:
-            callback(event)
-            if run_id == "run-01":
-                # Until the demo gives this run up.
-                assert callback.__self__.cancel.wait(DEADLINE)
-
-        return deliver
-
-    monkeypatch.setattr(llm_callback, "register_event_callback", wrapped(sticking))
+    monkeypatch.setattr(
+        DemoRun,
+        "_model",
+        lambda run, request: (
+            ScriptedModel([Pause(DEADLINE)])
+            if run.run_id == "run-01"
+            else ScriptedModel(run._script[request.agent_id])
+        ),
+    )
     status, report = result()
     assert status == 1
     assert "run-01 is cancelled, not completed: stopped by the demo after " in report["verdict"]
+
+
+def test_a_real_model_is_audited_against_what_its_run_has_heard(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With another model nobody knows the words beforehand: the viewer must have what the run's own thread has."""
+    register_script("echo", lambda _: ["nothing to look up: " * 30])
+    try:
+        status = demo.main(runs=2, as_json=True, model="scripted:echo")
+    finally:
+        register_script("echo", None)
+    report = json.loads(capsys.readouterr().out)
+    assert (status, report["ok"]) == (0, True), report["verdict"]
+    assert by_run(report, "delivered")["run-01"] == by_run(report, "expected")["run-01"] == 120
 
 
 @given(st.data())
@@ -233,19 +244,12 @@ def test_the_audit_finds_any_other_order(delivered: list[Event]) -> None:
     assert (found.out_of_order == 0) == (delivered == EXPECTED)
 
 
-def test_only_the_noise_of_a_cancel_is_kept_from_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Every other record, also of the same logger, comes out after the display; none is lost."""
-    noise = logging.getLogger("opentelemetry.context")
+def test_what_is_logged_comes_out_after_the_display(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing that is logged meanwhile tears the display, and none of it is lost."""
     with demo.held_log():
-        other_context = ValueError("<Token> was created in a different Context")
-        noise.error("Failed to detach context", exc_info=other_context)
-        noise.error("Failed to detach context", exc_info=RuntimeError("something else"))
         logging.getLogger("strands").error("a real error")
         assert not caplog.records
-    messages = [
-        (record.getMessage(), record.exc_info and record.exc_info[0]) for record in caplog.records
-    ]
-    assert messages == [("Failed to detach context", RuntimeError), ("a real error", None)]
+    assert [record.getMessage() for record in caplog.records] == ["a real error"]
 
 
 def test_a_cancelled_run_leaves_the_screen_clean(
@@ -330,7 +334,10 @@ def test_the_command_passes_its_options_and_the_status(monkeypatch: pytest.Monke
     monkeypatch.setattr(demo, "main", lambda **options: calls.append(options) or 1)
     assert cli.main(["demo"]) == 1
     assert cli.main(["demo", "--runs", "4", "--json"]) == 1
-    assert calls == [{"runs": 10, "as_json": False}, {"runs": 4, "as_json": True}]
+    assert calls == [
+        {"runs": 10, "as_json": False, "model": None},
+        {"runs": 4, "as_json": True, "model": None},
+    ]
 
 
 def test_ctrl_c_is_the_usual_status(
@@ -347,7 +354,7 @@ def test_ctrl_c_is_the_usual_status(
 
 
 def test_ctrl_c_stops_the_runs() -> None:
-    """A demo that is interrupted cancels what still runs and leaves nothing registered."""
+    """A demo that is interrupted ends what still runs and leaves nothing registered."""
     runs = demo.plan(RUNS, pace=0.01)
 
     def interrupt(shown: Any, seconds: float) -> None:  # noqa: ARG001
@@ -357,6 +364,23 @@ def test_ctrl_c_stops_the_runs() -> None:
         demo.execute(runs, interrupt)
     assert all(run.state in {"cancelled", "completed", "failed"} for run in runs)
     assert all(llm_callback.get_event_callback(run.run_id) is None for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("openai:gpt-4o-mini", "OPENAI_API_KEY|pip install 'strands-agents"),
+        ("nobody:model", "nobody:model"),
+        ("scripted:unknown", "register_script"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused(
+    model: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command says what is missing, and its status is 2."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert cli.main(["demo", "--model", model]) == 2
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_markers_are_never_the_same() -> None:

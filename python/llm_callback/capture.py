@@ -1,0 +1,297 @@
+"""The output of runs: what their code prints goes to the process's streams as ever, and becomes events of its run.
+
+One proxy stands in ``sys.stdout`` and one in ``sys.stderr`` while any capture is active, whatever the number of
+runs, so that nobody swaps streams under anybody else. Whose a line is, the current run says at each write.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from threading import Lock, get_ident, local
+
+from llm_callback._core import get_current_run_id, get_run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+    from typing import Any
+
+    from typing_extensions import Self
+
+    from llm_callback._core import Run
+
+    # Of which run, by its id and generation, on which stream, and by which thread.
+    _Key = tuple[int | str, int, str, int]
+
+_STREAMS = ("stdout", "stderr")
+# Characters of a line that one event holds at most.
+_LONGEST = 65_536
+# Lines under way, of all runs together. With more, those that are there become events as they are.
+_MOST = 10_000
+
+# The lines that are under way. Each is changed by its own thread only, and taken out by whoever ends its run; the
+# dict's own operations are atomic, so no lock is needed, and a destructor that prints finds none taken.
+_lines: dict[_Key, _Line] = {}
+
+# Protects how many captures are active, and which streams are in place. Under it: assignments, no I/O, no event.
+_lock = Lock()
+_active = 0
+
+# Per thread: whether it is inside of a write, or emits a line. What is printed then is not looked at again.
+_inside = local()
+
+
+def capture_output() -> OutputCapture:
+    """Have what the current run's code writes to stdout and stderr become events of that run, until it is stopped.
+
+    Use it as ``with capture_output():``, or ``capture = capture_output()`` and later ``capture.stop()``; a program
+    that wants it for ever calls it once. Every whole line is a ``system.output {"stream", "text"}`` event of the run
+    that is current where it is written (:func:`set_current_run_id`, :func:`bind`), if that is an open run that has
+    started, and goes to the original stream first, as it would without. Without a run it goes there only.
+
+    Each thread of a run writes lines of its own. A line's end is no part of its text; one that is longer
+    than 65 536 characters comes in pieces. What is no whole line when the run ends, or the last capture, is an event
+    before that. What an event callback prints about a line does not become another one.
+
+    While a capture is active ``sys.stdout`` and ``sys.stderr`` are proxies, whose every other attribute is that of
+    the stream they stand for; a stream that is None stays so, and bytes that are written to ``buffer`` are not seen.
+    Captures may end in any order. With the last one the stream is put back where ours is still in place: where
+    somebody has wrapped it, or has put another there meanwhile, that stays, and the proxy passes on what it is given.
+    Streams that are put in place during a capture, as by ``contextlib.redirect_stdout``, are not captured.
+
+    Thread-safe, re-entrant. Blocks as the original streams and the event callbacks do; no lock is held then. What
+    fails in an event callback goes to ``sys.unraisablehook``, not into the ``print``.
+    """
+    return OutputCapture()
+
+
+class OutputCapture:
+    """One capture of the output, active from its making to :meth:`stop`. Made by :func:`capture_output`."""
+
+    __slots__ = ("_is_active",)
+
+    def __init__(self) -> None:
+        global _active  # noqa: PLW0603 - the streams are the process's, and so is their count
+        self._is_active = True
+        with _lock:
+            _active += 1
+            for name in _STREAMS:
+                stream = getattr(sys, name, None)
+                if stream is not None and type(stream) is not _Proxy:
+                    setattr(sys, name, _Proxy(name, stream))
+
+    def stop(self) -> None:
+        """End the capture; a second time nothing happens. What is no whole line yet is an event, if it is the last."""
+        global _active  # noqa: PLW0603 - see above
+        with _lock:
+            if not self._is_active:
+                return
+            self._is_active = False
+            _active -= 1
+            is_last = _active == 0
+            if is_last:
+                for name in _STREAMS:
+                    stream = getattr(sys, name, None)
+                    if type(stream) is _Proxy:
+                        setattr(sys, name, _original(stream))
+        if is_last:
+            _flush_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class _Proxy:
+    """Stands for a stream, and looks at what is written to it."""
+
+    __slots__ = ("_name", "_original")
+
+    def __init__(self, name: str, original: Any) -> None:
+        object.__setattr__(self, "_name", name)
+        object.__setattr__(self, "_original", original)
+
+    def write(self, text: str, /) -> Any:
+        original = _original(self)
+        if not _active or getattr(_inside, "a_write", False):
+            return original.write(text)
+        # The original may be a wrapper around an older proxy: one of them looks.
+        _inside.a_write = True
+        try:
+            written = original.write(text)
+            if isinstance(text, str):
+                _take(object.__getattribute__(self, "_name"), text)
+        finally:
+            _inside.a_write = False
+        return written
+
+    def writelines(self, lines: Iterable[str], /) -> None:
+        for line in lines:
+            self.write(line)
+
+    # isinstance(sys.stdout, io.TextIOBase) is as it was.
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return _original(self).__class__
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OWN:
+            return object.__getattribute__(self, name)
+        return getattr(_original(self), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(_original(self), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(_original(self), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(_original(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_original(self))
+
+    def __next__(self) -> Any:
+        return next(_original(self))
+
+    def __enter__(self) -> Self:
+        _original(self).__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> Any:
+        return _original(self).__exit__(*error)
+
+    def __repr__(self) -> str:
+        return f"<llm_callback's proxy of {_original(self)!r}>"
+
+
+_OWN = {"write", "writelines", "__class__"}
+
+
+def _original(proxy: _Proxy) -> Any:
+    return object.__getattribute__(proxy, "_original")
+
+
+class _Line:
+    """A line that is under way: its pieces, and how long they are together."""
+
+    __slots__ = ("length", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.length = 0
+
+    def add(self, text: str) -> None:
+        self.pieces.append(text)
+        self.length += len(text)
+
+    def cut(self) -> Iterator[str]:
+        """Take out what is longer than one event holds, in pieces."""
+        if self.length > _LONGEST:
+            text = self.take()
+            while len(text) > _LONGEST:
+                yield text[:_LONGEST]
+                text = text[_LONGEST:]
+            self.add(text)
+
+    def take(self) -> str:
+        text = "".join(self.pieces)
+        self.pieces.clear()
+        self.length = 0
+        return text
+
+
+def _take(name: str, text: str) -> None:
+    """Have what was written become events of the current run, line by line."""
+    run = _current_run()
+    if run is None:
+        return
+    key = (run.run_id, run.generation, name, get_ident())
+    line = _lines.pop(key, None) or _Line()
+    *whole, rest = text.split("\n")
+    for end in whole:
+        line.add(end)
+        for piece in line.cut():
+            _emit(run, name, piece)
+        _emit(run, name, line.take())
+    line.add(rest)
+    for piece in line.cut():
+        _emit(run, name, piece)
+    if not line.length:
+        return
+    _lines[key] = line
+    if not _active or run.state != "running":
+        # Its end, or the capture's, did not find the line.
+        _flush(run.run_id, run.generation)
+    elif len(_lines) > _MOST:
+        _flush_all()
+
+
+def _current_run() -> Run | None:
+    """Return the open run that is current here. What has not begun is not begun by a print."""
+    run_id = get_current_run_id()
+    if run_id is None:
+        return None
+    try:
+        run = get_run(run_id)
+    except (TypeError, ValueError):
+        # The drop-in takes any object for an id; of such a one there is no run.
+        return None
+    return run if run is not None and run.state == "running" else None
+
+
+def _flush(run_id: int | str, generation: int) -> None:
+    """Have what is no whole line become events of a run. Rust calls it before and after the end of each."""
+    if not _lines:
+        return
+    # A list of it is made in one step, whatever others do.
+    keys = [key for key in list(_lines) if key[:2] == (run_id, generation)]
+    lines = [(key, line) for key in keys if (line := _lines.pop(key, None)) is not None]
+    run = get_run(run_id) if lines else None
+    if run is None or run.generation != generation:
+        return
+    was_inside = getattr(_inside, "a_write", False)
+    _inside.a_write = True
+    try:
+        for (_, _, name, _), line in lines:
+            _emit(run, name, line.take())
+    finally:
+        _inside.a_write = was_inside
+
+
+def _flush_all() -> None:
+    for run_id, generation, *_ in list(_lines):
+        _flush(run_id, generation)
+
+
+def _emit(run: Run, name: str, text: str) -> None:
+    try:
+        run.emit("system", "output", {"stream": name, "text": text})
+    except Exception as error:  # noqa: BLE001 - a print does not raise what a callback does
+        told = (type(error), error, error.__traceback__, "Exception ignored in a run's output", run)
+        # To type checkers it is a protocol.
+        hook_args: Any = sys.UnraisableHookArgs
+        sys.unraisablehook(hook_args(told))
+
+
+def _forget_the_parents() -> None:
+    """In the child of a fork: another thread of the parent may have held the lock; its runs are not here."""
+    global _lock  # noqa: PLW0603 - see above
+    _lock = Lock()
+    _lines.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents)
+# Before Rust ends the runs that are still open: what is registered later is called earlier.
+atexit.register(_flush_all)

@@ -1,0 +1,62 @@
+"""An executor whose callables run under the run that submitted them.
+
+Apart from ``context.py``, and imported at first use: ``concurrent.futures`` brings ``logging`` along.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from functools import partial
+
+from llm_callback._core import get_current_run_id
+from llm_callback.context import _bind_to, bind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from concurrent.futures import Future
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
+
+
+class BoundExecutor(Executor):
+    """An executor that carries the current run along to where its callables run.
+
+    ``BoundExecutor(executor)`` hands everything to ``executor``, of any class, with each callable bound to the run
+    that is current at :meth:`submit` or :meth:`map`, as :func:`bind` does; where none is, it runs without one. The
+    workers are left as they were. For a ``ProcessPoolExecutor`` what is picklable without it is picklable with it;
+    the other process knows the run's id then, and has no run of it.
+
+    Thread-safe as the executor is, and raises what that raises; after :meth:`shutdown` RuntimeError, as a rule.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        if not isinstance(executor, Executor):
+            raise TypeError(f"executor must be a concurrent.futures.Executor, not {executor!r}")
+        self._executor = executor
+
+    def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """Submit ``fn``, bound to the current run. Raises TypeError for a generator function, as :func:`bind` does."""
+        return self._executor.submit(_bound(fn), *args, **kwargs)
+
+    def map(self, fn: Callable[..., _T], *iterables: Iterable[Any], **options: Any) -> Iterator[_T]:
+        """Map as the executor does, with its options, every call bound to the run that is current now."""
+        return self._executor.map(_bound(fn), *iterables, **options)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Shut the executor down, as it does itself: nothing else is to be let go of here."""
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._executor!r})"
+
+
+def _bound(function: Callable[..., _T]) -> Callable[..., _T]:
+    # For what it refuses. The closure that it returns could not be pickled for another process.
+    bind(function)
+    return partial(_call, get_current_run_id(), function)
+
+
+def _call(run_id: Hashable, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T:
+    return _bind_to(function, run_id)(*args, **kwargs)

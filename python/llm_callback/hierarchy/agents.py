@@ -1,0 +1,226 @@
+"""The agents of a hierarchy: a global supervisor calls teams as its tools, and a team's supervisor its workers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from strands import tool
+
+from llm_callback import clear_current_run_id, get_current_run_id, set_current_run_id
+from llm_callback.hierarchy.providers import find_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from strands import Agent
+
+    from llm_callback import CallerContext, CancelToken
+    from llm_callback.hierarchy.config import TeamConfigRequest, WorkerConfigRequest
+    from llm_callback.hierarchy.execution import Execution
+    from llm_callback.hierarchy.topology import TeamInfo
+
+# What providers allow in the name of a tool.
+_LONGEST_NAME = 64
+
+
+class _CurrentRun(type):
+    @property
+    def _current_run_id(cls) -> Any:
+        """The run of the calling context: of this task, or this thread, and no other's."""
+        return get_current_run_id()
+
+
+@dataclass(frozen=True)
+class TeamWork:
+    """A team at work on one task: what its agents need. ``token`` stops them, and no other team."""
+
+    execution: Execution
+    config: TeamConfigRequest
+    info: TeamInfo
+    token: CancelToken
+
+
+class WorkerAgentFactory(metaclass=_CurrentRun):
+    """Makes the workers of a team, as agents and as the tools of their supervisor.
+
+    ``_current_run_id`` and ``set_current_run_id`` have the names of a class variable that they are not: they are of the
+    context that calls, and what the factory makes belongs to the run of its ``execution`` in any case.
+    """
+
+    @staticmethod
+    def set_current_run_id(run_id: int | str | None) -> None:
+        """Make ``run_id`` the current run of the calling context; None: no run."""
+        if run_id is None:
+            clear_current_run_id()
+        else:
+            set_current_run_id(run_id)
+
+    @staticmethod
+    def create(execution: Execution, worker: WorkerConfigRequest, caller: CallerContext) -> Agent:
+        """Make a worker. Raises ConfigError for a tool or a model that is not known."""
+        prompt = "\n\n".join(filter(None, (worker.role, worker.system_prompt)))
+        tools = find_tools(worker.tools, f"the worker {worker.name!r}")
+        return execution.agent(caller, prompt, tools, worker.llm)
+
+    @classmethod
+    def create_tool(
+        cls, team: TeamWork, worker: WorkerConfigRequest, caller: CallerContext, name: str
+    ) -> Any:
+        """Make the tool with which a team's supervisor calls the worker."""
+        execution = team.execution
+
+        async def work(task: str) -> str:
+            agent = cls.create(execution, worker, caller)
+            return await execution.ask(agent, caller, team.token.child(), task)
+
+        async def call(task: str) -> str:
+            task = task or worker.user_message or ""
+            data = {"worker_id": caller.agent_id, "worker_name": worker.name, "task": task}
+            execution.run.emit("dispatch", "worker", data, team.info.supervisor)
+            return await _once(execution, caller, task, work, prevent=team.config.prevent_duplicate)
+
+        does = worker.role or worker.system_prompt
+        return _as_tool(call, name, f"Give a task to {worker.name}. {does}".strip())
+
+
+class TeamSupervisorFactory:
+    """Makes the supervisors of teams, as agents and as the tools of the global supervisor."""
+
+    @staticmethod
+    def create(team: TeamWork) -> Agent:
+        """Make a team's supervisor, with the team's workers as tools. Raises ConfigError for an unknown model."""
+        workers = team.config.workers
+        names = _tool_names("worker", [worker.name for worker in workers])
+        tools = [
+            WorkerAgentFactory.create_tool(team, worker, team.info.worker(info), name)
+            for worker, info, name in zip(workers, team.info.workers, names, strict=True)
+        ]
+        members = _members(names, [worker.name for worker in workers])
+        prompt = "\n\n".join(filter(None, (team.config.supervisor_prompt, members)))
+        return team.execution.agent(team.info.supervisor, prompt, tools, team.config.llm)
+
+    @classmethod
+    def create_tool(
+        cls, execution: Execution, config: TeamConfigRequest, info: TeamInfo, name: str
+    ) -> Any:
+        """Make the tool with which the global supervisor calls the team."""
+        caller, tracker = info.supervisor, execution.tracker
+        shares = execution.config.enable_context_sharing and config.share_context
+
+        async def work(task: str) -> str:
+            team = TeamWork(execution, config, info, execution.run.token.child())
+            findings = tracker.findings_for(config.name) if shares else ""
+            prompt = "\n\n".join(filter(None, (task, findings)))
+            answer = await execution.ask(cls.create(team), caller, team.token, prompt)
+            tracker.add_finding(config.name, answer)
+            return answer
+
+        async def call(task: str) -> str:
+            task = task or config.user_message or ""
+            data = {"team_id": info.team_id, "team_name": config.name, "task": task}
+            execution.run.emit("dispatch", "team", data, execution.topology.supervisor)
+            return await _once(execution, caller, task, work, prevent=config.prevent_duplicate)
+
+        workers = ", ".join(worker.name for worker in config.workers)
+        return _as_tool(call, name, f"Give a task to the team {config.name}: {workers}.")
+
+
+class GlobalSupervisorFactory:
+    """Makes the agent at the top."""
+
+    @staticmethod
+    def create(execution: Execution) -> Agent:
+        """Make the global supervisor, with the teams as tools. Raises ConfigError for an unknown model."""
+        config, topology = execution.config, execution.topology
+        names = _tool_names("team", [team.name for team in config.teams])
+        tools = [
+            TeamSupervisorFactory.create_tool(execution, team, info, name)
+            for team, info, name in zip(config.teams, topology.teams, names, strict=True)
+        ]
+        members = _members(names, [team.name for team in config.teams])
+        prompt = "\n\n".join(filter(None, (config.global_prompt, members)))
+        return execution.agent(topology.supervisor, prompt, tools, config.global_llm)
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """The agents of one run, ready to work."""
+
+    execution: Execution
+    supervisor: Agent
+
+    async def work(self) -> str:
+        """Do the task; return the global supervisor's answer. In the run's event loop."""
+        execution, config = self.execution, self.execution.config
+        caller, token = execution.topology.supervisor, execution.run.token.child()
+        task = config.task or config.global_user_message or ""
+        return await execution.tracker.counted(
+            caller.agent_id, lambda: execution.ask(self.supervisor, caller, token, task)
+        )
+
+
+class HierarchyBuilder:
+    """Builds the agents of a run from its configuration; nothing that it makes is shared with another run."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def build(self) -> Hierarchy:
+        """Make the global supervisor; the others are made when they are called, anew for each task.
+
+        Each is made once for trial, so that what cannot work is told before the first model is asked: raises
+        ConfigError and ModelUnavailable.
+        """
+        execution = self._execution
+        for team, info in zip(execution.config.teams, execution.topology.teams, strict=True):
+            TeamSupervisorFactory.create(TeamWork(execution, team, info, execution.run.token))
+            for worker, worker_info in zip(team.workers, info.workers, strict=True):
+                WorkerAgentFactory.create(execution, worker, info.worker(worker_info))
+        return Hierarchy(execution, GlobalSupervisorFactory.create(execution))
+
+
+async def _once(
+    execution: Execution,
+    caller: CallerContext,
+    task: str,
+    work: Callable[[str], Awaitable[str]],
+    *,
+    prevent: bool,
+) -> str:
+    """Have the task done; where that was done before, and is prevented, say so and return what came of it."""
+    tracker = execution.tracker
+    if not prevent:
+        return await tracker.counted(caller.agent_id, lambda: work(task))
+    is_duplicate = tracker.is_duplicate(caller.agent_id, task)
+    if is_duplicate:
+        message = f"{caller.agent_name} had this task before: its result is used again"
+        data = {"message": message, "agent_id": caller.agent_id, "task": task}
+        execution.run.emit("system", "warning", data, caller)
+    answer = await tracker.once(caller.agent_id, task, lambda: work(task))
+    return f"(The result of the same task before.)\n{answer}" if is_duplicate else answer
+
+
+def _as_tool(call: Callable[[str], Awaitable[str]], name: str, description: str) -> Any:
+    schema = {
+        "type": "object",
+        "properties": {"task": {"type": "string", "description": "What is to be done."}},
+        "required": ["task"],
+    }
+    return tool(name=name, description=description, inputSchema={"json": schema})(call)
+
+
+def _tool_names(kind: str, names: Sequence[str]) -> list[str]:
+    """Return a name for each tool that providers allow, such as ``team_research``; numbers where no letter is left."""
+    found: list[str] = []
+    for number, name in enumerate(names, start=1):
+        words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+        tool_name = f"{kind}_{words or number}"[:_LONGEST_NAME]
+        found.append(f"{kind}_{number}" if tool_name in found else tool_name)
+    return found
+
+
+def _members(tools: Sequence[str], names: Sequence[str]) -> str:
+    lines = [f"- {name}: call the tool {tool}" for tool, name in zip(tools, names, strict=True)]
+    return "\n".join(("You give tasks to:", *lines)) if lines else ""

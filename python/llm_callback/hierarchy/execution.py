@@ -1,0 +1,107 @@
+"""One run of a hierarchy: what its agents share, and nothing that another run could see."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from strands import Agent
+from strands.tools.executors import ConcurrentToolExecutor, SequentialToolExecutor
+
+from llm_callback import RunCancelled
+from llm_callback.hierarchy.config import ExecutionMode
+from llm_callback.hierarchy.providers import ModelRequest, create_model
+from llm_callback.hierarchy.topology import TopologyInfo
+from llm_callback.hierarchy.tracker import ExecutionTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from llm_callback import CallerContext, CancelToken, Run
+    from llm_callback.hierarchy.config import HierarchyConfigRequest, LlmConfig
+
+    AgentOptions = Callable[[CallerContext], Mapping[str, Any]]
+
+
+class Execution:
+    """The run, the configuration and the tracker that the agents of one run work with.
+
+    ``agent_options`` is called for each agent with who it is, and returns further keyword arguments of its
+    ``strands.Agent``, such as ``hooks`` or a ``retry_strategy``; what it returns must not be shared between agents.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: HierarchyConfigRequest,
+        agent_options: AgentOptions | None = None,
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.topology = TopologyInfo.of(config)
+        self.tracker = ExecutionTracker()
+        self._agent_options = agent_options or _no_options
+
+    def agent(
+        self, caller: CallerContext, system_prompt: str, tools: Sequence[Any], llm: LlmConfig
+    ) -> Agent:
+        """Make a strands agent whose events are the run's; a new one for each task, so that no history stays.
+
+        Raises ConfigError and ModelUnavailable where it can have no model.
+        """
+        at_once = self.config.execution_mode is ExecutionMode.PARALLEL
+        options = {
+            "model": create_model(ModelRequest(caller.agent_id, caller.agent_name, llm)),
+            "tools": list(tools),
+            "system_prompt": system_prompt or None,
+            "callback_handler": _unless_cancelled(self.run.handler(caller)),
+            "name": caller.agent_name,
+            "tool_executor": ConcurrentToolExecutor() if at_once else SequentialToolExecutor(),
+        }
+        return Agent(**{**options, **self._agent_options(caller)})
+
+    async def ask(self, agent: Agent, caller: CallerContext, token: CancelToken, task: str) -> str:
+        """Return what ``agent`` answers to ``task``; its start and its end are events of the run.
+
+        ``token`` stops it. Its tools find it as ``cancel_token`` in their invocation state, and as strands'
+        ``tool_context.cancel_signal``.
+        """
+        self.run.emit("agent", "started", {"task": task}, caller)
+        state = {"run_id": self.run.run_id, "cancel_token": token}
+        try:
+            result = await agent.invoke_async(task, invocation_state=state, cancel_signal=token)
+        except Exception as error:
+            if not token.is_set():
+                self.run.emit("agent", "failed", {"error": describe(error)}, caller)
+            raise
+        answer = str(result).strip()
+        self.tracker.count_usage(result.metrics.accumulated_usage)
+        if result.stop_reason != "cancelled":
+            data = {"result": answer, "stop_reason": result.stop_reason}
+            self.run.emit("agent", "completed", data, caller)
+        return answer
+
+
+def describe(error: BaseException) -> str:
+    """Return what went wrong, in the words of the error that strands may have wrapped."""
+    original = getattr(error, "original_exception", None)
+    inner = original if isinstance(original, BaseException) else error
+    return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
+
+
+def _unless_cancelled(handler: Callable[..., None]) -> Callable[..., None]:
+    """Return ``handler``, which leaves the cancel of its run to the task that calls it.
+
+    An exception out of a callback leaves strands' generators to be closed in another context, where OpenTelemetry
+    logs a traceback for each; the task of a cancelled run ends at its next await, and closes them as they were opened.
+    """
+
+    def handle(**kwargs: Any) -> None:
+        with suppress(RunCancelled):
+            handler(**kwargs)
+
+    return handle
+
+
+def _no_options(_caller: CallerContext) -> Mapping[str, Any]:
+    return {}

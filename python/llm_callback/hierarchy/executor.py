@@ -1,0 +1,163 @@
+"""Running a hierarchy: from a configuration to what came out of it, in a run of its own or one that is open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llm_callback import (
+    RunCancelled,
+    clear_current_run_id,
+    get_current_run_id,
+    get_run,
+    open_run,
+    set_current_run_id,
+)
+from llm_callback.hierarchy.agents import HierarchyBuilder
+from llm_callback.hierarchy.config import (
+    ConfigError,
+    HierarchyConfigRequest,
+    parse_hierarchy_config,
+)
+from llm_callback.hierarchy.execution import Execution, describe
+from llm_callback.hierarchy.loop import run_in_loop
+
+if TYPE_CHECKING:
+    from llm_callback import Run
+    from llm_callback.hierarchy.execution import AgentOptions
+    from llm_callback.hierarchy.topology import TopologyInfo
+
+# A cancelled run has its last event within a tenth of a second, whatever its tools do.
+TOOL_PATIENCE = 0.05
+
+
+@dataclass
+class ExecutionResponse:
+    """What came out of a run of a hierarchy.
+
+    ``events`` are all that the run's log holds, ``statistics`` the tracker's. ``topology``, ``result`` and
+    ``statistics`` are None where there is no result.
+    """
+
+    success: bool
+    topology: TopologyInfo | None
+    events: list[dict[str, Any]]
+    result: str | None = None
+    error: str | None = None
+    statistics: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain dicts and lists."""
+        topology = self.topology and self.topology.to_dict()
+        return {**vars(self), "topology": topology}
+
+
+@dataclass(frozen=True)
+class HierarchyResult:
+    """What a hierarchy has answered."""
+
+    result: str
+    topology: TopologyInfo
+    statistics: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the data of ``lifecycle.completed``."""
+        return {"result": self.result, "statistics": self.statistics}
+
+
+class HierarchyExecutor:
+    """Runs hierarchies. It keeps nothing between runs: one executor may run many at once, each on its own thread.
+
+    ``agent_options`` is called for each agent and returns further arguments of its ``strands.Agent``.
+    ``tool_patience`` is how many seconds a run that was cancelled waits for synchronous tools.
+    """
+
+    def __init__(
+        self,
+        *,
+        agent_options: AgentOptions | None = None,
+        tool_patience: float = TOOL_PATIENCE,
+    ) -> None:
+        self._agent_options = agent_options
+        self._tool_patience = tool_patience
+
+    def execute(
+        self, config: HierarchyConfigRequest | Mapping[str, Any], *, deadline: float | None = None
+    ) -> ExecutionResponse:
+        """Open the run that ``config.run_id`` names, do the task, end the run, and say what came out.
+
+        Blocks until the run has ended, on this thread, in an event loop of its own. A failure, a cancel and a
+        configuration that cannot be used end the run, and are told by the response: ``success`` is False, and
+        ``error`` says why. The run is cancelled when ``deadline`` seconds have passed.
+
+        Raises RuntimeError where a run of this id is live; TypeError or ValueError where ``run_id`` is no run id; and
+        what is no Exception, such as KeyboardInterrupt, after the end of the run.
+        """
+        is_request = isinstance(config, HierarchyConfigRequest)
+        entries = vars(config) if is_request else config if isinstance(config, Mapping) else {}
+        run = open_run(entries.get("run_id"), deadline=deadline, task=entries.get("task", ""))
+        result: HierarchyResult | None = None
+        error: str | None = None
+        try:
+            with run:
+                result = self.execute_in(run, config)
+                run.complete(**result.to_dict())
+        except Exception as failure:  # noqa: BLE001 - the response tells it
+            error = str(failure) if isinstance(failure, RunCancelled) else describe(failure)
+        response = ExecutionResponse(
+            success=run.state == "completed",
+            topology=None,
+            events=list(run.subscribe("start", overflow="gap")),
+            error=error,
+        )
+        if result is not None:
+            response.topology = result.topology
+            response.result, response.statistics = result.result, result.statistics
+        return response
+
+    def execute_in(
+        self, run: Run, config: HierarchyConfigRequest | Mapping[str, Any]
+    ) -> HierarchyResult:
+        """Do the task in a run that is open, and leave its end to whoever has opened it.
+
+        Blocks, as ``execute`` does. Raises ConfigError for a configuration that cannot be used, ModelUnavailable,
+        RunCancelled if the run was cancelled, RuntimeError on a thread that runs an event loop already, and what the
+        global supervisor's model raises.
+        """
+        request = (
+            config if isinstance(config, HierarchyConfigRequest) else parse_hierarchy_config(config)
+        )
+        execution = Execution(run, request, self._agent_options)
+        run.emit("system", "topology", execution.topology.to_dict())
+        before = get_current_run_id()
+        set_current_run_id(run.run_id)
+        try:
+            hierarchy = HierarchyBuilder(execution).build()
+            answer = run_in_loop(run, hierarchy.work, self._tool_patience)
+        finally:
+            if before is None:
+                clear_current_run_id()
+            else:
+                set_current_run_id(before)
+        if run.token.is_set():
+            # Strands' own answer to a cancel is a result that says so.
+            raise RunCancelled(run.run_id, run.token.kind, run.token.reason)
+        return HierarchyResult(answer, execution.topology, execution.tracker.statistics())
+
+
+def execute_hierarchy(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what ``HierarchyExecutor().execute(config)`` does, and return its response as a dict."""
+    return HierarchyExecutor().execute(config).to_dict()
+
+
+def run_in(config: Mapping[str, Any]) -> HierarchyResult:
+    """Do the task in the live run that ``config["run_id"]`` names: what a RunManager calls.
+
+    Blocks; raises as ``HierarchyExecutor.execute_in``, and ConfigError where no such run is live.
+    """
+    run_id = config.get("run_id")
+    run = None if run_id is None else get_run(run_id)
+    if run is None:
+        raise ConfigError(f"run_id must be that of an open run, not {run_id!r}")
+    return HierarchyExecutor().execute_in(run, config)

@@ -1,0 +1,100 @@
+"""Who is who in a hierarchy: the ids of its agents, the same for each run of one configuration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from llm_callback.caller import CallerContext
+from llm_callback.hierarchy.config import ConfigError
+
+if TYPE_CHECKING:
+    from llm_callback.hierarchy.config import HierarchyConfigRequest, TeamConfigRequest
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker's place."""
+
+    worker_id: str
+    worker_name: str
+
+
+@dataclass(frozen=True)
+class TeamInfo:
+    """A team's place. ``supervisor_id`` is the id that its supervisor has in events."""
+
+    team_id: str
+    team_name: str
+    supervisor_id: str
+    workers: tuple[WorkerInfo, ...]
+
+    @property
+    def supervisor(self) -> CallerContext:
+        """As whom the team's supervisor speaks."""
+        return CallerContext.team_supervisor(
+            self.supervisor_id, f"{self.team_name} Supervisor", self.team_name
+        )
+
+    def worker(self, worker: WorkerInfo) -> CallerContext:
+        """As whom a worker speaks."""
+        return CallerContext.worker(worker.worker_id, worker.worker_name, self.team_name)
+
+
+@dataclass(frozen=True)
+class TopologyInfo:
+    """All agents of a hierarchy."""
+
+    global_supervisor_id: str
+    teams: tuple[TeamInfo, ...]
+
+    @classmethod
+    def of(cls, config: HierarchyConfigRequest) -> TopologyInfo:
+        """Give each agent its id: its own, or one by its place, such as ``team-1-worker-2``.
+
+        Raises ConfigError for a hierarchy without a team, or two agents of one id.
+        """
+        if not config.teams:
+            raise ConfigError("teams must have at least one team")
+        topology = cls(
+            config.global_agent_id or "global-supervisor",
+            tuple(_team(team, number) for number, team in enumerate(config.teams, start=1)),
+        )
+        [(agent_id, count)] = Counter(topology.agent_ids).most_common(1)
+        if count > 1:
+            raise ConfigError(
+                f"{count} agents have the id {agent_id!r}: each needs one of its own, or none"
+            )
+        return topology
+
+    @property
+    def agent_ids(self) -> tuple[str, ...]:
+        """The ids of all agents, from the top."""
+        workers = (worker.worker_id for team in self.teams for worker in team.workers)
+        supervisors = (team.supervisor_id for team in self.teams)
+        return (self.global_supervisor_id, *supervisors, *workers)
+
+    @property
+    def supervisor(self) -> CallerContext:
+        """As whom the global supervisor speaks."""
+        return CallerContext.global_supervisor(self.global_supervisor_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain dicts and lists, as the event ``system.topology`` has it."""
+        plain = asdict(self)
+        plain["teams"] = [{**team, "workers": list(team["workers"])} for team in plain["teams"]]
+        return plain
+
+
+def _team(team: TeamConfigRequest, number: int) -> TeamInfo:
+    team_id = team.id or f"team-{number}"
+    return TeamInfo(
+        team_id=team_id,
+        team_name=team.name,
+        supervisor_id=team.agent_id or f"{team_id}-supervisor",
+        workers=tuple(
+            WorkerInfo(worker.agent_id or worker.id or f"{team_id}-worker-{place}", worker.name)
+            for place, worker in enumerate(team.workers, start=1)
+        ),
+    )

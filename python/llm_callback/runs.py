@@ -1,0 +1,491 @@
+"""A manager of runs: a bounded number at a time, each on a thread of its own, the others waiting for their turn."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from importlib import import_module
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from time import monotonic
+from weakref import WeakSet
+
+from llm_callback._core import (
+    get_run,
+    open_run,
+    register_cancellation_checker,
+    register_event_callback,
+)
+from llm_callback._views import _callback_registry, _checker_registry
+from llm_callback.cancel import CancelToken
+from llm_callback.capture import _flush, capture_output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Any
+    from uuid import UUID
+
+    from typing_extensions import Self
+
+    from llm_callback._core import CancelRegistration, Run
+    from llm_callback.capture import OutputCapture
+
+    _RunId = int | str | UUID
+
+
+class RunManager:
+    """Starts runs on threads of its own: ``max_workers`` at once, the others wait, in their order.
+
+    ``execute`` is called with a run's config, on a thread of the manager, with the run as the current one, in a
+    context that is otherwise empty. What it returns is the data of ``lifecycle.completed``: a dict, or what an
+    object's ``to_dict()`` makes of it, as it is, anything else as ``{"result": …}``. What it raises fails the run;
+    a run that was asked to stop ends as cancelled, whatever becomes of ``execute``. Left out, it is the hierarchy of
+    Strands agents, which needs the extra ``strands``. With ``capture`` what a run prints becomes its events
+    (:func:`capture_output`).
+
+    **A cancel** ends a run that waits at once, and it never starts. One that runs is told by its token and its
+    handlers, and has ``cancel_timeout`` seconds, from whoever's cancel or its deadline, to end by itself. Then the
+    manager ends it, as cancelled, and gives its place to the next; its thread, which cannot be stopped, is left to
+    itself, and what it still says is dropped and counted.
+
+    **After a run** the callback and the checker of its id are what they were before, the capture has ended, and the
+    current run was never that of anybody else; all of it before the run's last event.
+
+    **The threads** are daemons, and last no longer than there is work. When the interpreter exits, runs are not waited
+    for as the pools of ``concurrent.futures`` are: those that wait end as cancelled, those that run are asked to stop
+    and ended after ``cancel_timeout`` at the latest. For results, call :meth:`wait` or :meth:`shutdown`, or use the
+    manager in ``with``. In the child of a fork it has no runs, and is as if new.
+
+    Thread-safe, re-entrant: everything may be called from any thread, also by what runs. No lock is held while code
+    that is not ours runs.
+    """
+
+    def __init__(
+        self,
+        execute: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        max_workers: int = 10,
+        capture: bool = True,
+        cancel_timeout: float = 5.0,
+    ) -> None:
+        if execute is not None:
+            _check_callable("execute", execute)
+        if not isinstance(max_workers, int) or max_workers < 1:
+            raise ValueError(f"max_workers must be an int of at least 1, not {max_workers!r}")
+        if not 0 <= cancel_timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(
+                f"cancel_timeout must be a number of seconds from 0 up, not {cancel_timeout!r}"
+            )
+        self._execute = execute
+        self._max_workers = max_workers
+        self._capture = capture
+        self._cancel_timeout = cancel_timeout
+        self._reset()
+        with _process_lock:
+            _managers.add(self)
+
+    def _reset(self) -> None:
+        # Protects all of the below, and what the jobs say of themselves. Under it: changes of these, nothing that
+        # blocks, calls a run or starts a thread.
+        self._lock = threading.Lock()
+        self._is_shut_down = False
+        self._queued: OrderedDict[Run, _Job] = OrderedDict()
+        self._executing: dict[Run, _Job] = {}
+        # Threads that have a place: never more than max_workers.
+        self._workers = 0
+
+    def start_run(
+        self,
+        config: Mapping[str, Any] | None = None,
+        task: str = "",
+        *,
+        run_id: _RunId | None = None,
+        deadline: float | None = None,
+        on_event: Callable[[dict[str, Any]], object] | None = None,
+    ) -> Run:
+        """Open a run, queue it, and return it: it is ``pending`` until its turn comes.
+
+        Its id is ``run_id``, else ``config["run_id"]``, else one is made. ``execute`` gets a shallow copy of
+        ``config`` with ``run_id``, and with ``task`` where that is given. ``deadline`` is in seconds from now, the
+        time in the queue included. ``on_event`` is registered as the event callback of the run while that runs.
+
+        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, and where a run of that id
+        has not ended; TypeError or ValueError for arguments that cannot be; ImportError where the default executor
+        is not installed.
+        """
+        if on_event is not None:
+            _check_callable("on_event", on_event)
+        given = dict(config) if config is not None else {}
+        if run_id is None:
+            run_id = given.get("run_id")
+        given["task"] = task or given.get("task", task)
+        execute = self._execute or _default_execute()
+        _prepare_exit()
+        self._refuse_if_shut_down()
+        run = open_run(run_id, deadline=deadline, pending=True, task=given["task"])
+        given["run_id"] = run.run_id
+        job = _Job(run, partial(execute, given), on_event)
+        # Kept, and stopped with the job: a callback would hold what it is held by.
+        job.keep(run.token.on_cancel(partial(self._was_cancelled, job)))
+        with self._lock:
+            is_late = self._is_shut_down
+            if not is_late:
+                self._queued[run] = job
+        if is_late:
+            run.cancel("the manager is shut down", kind="shutdown")
+            self._refuse_if_shut_down()
+        try:
+            self._start_workers()
+        except RuntimeError as error:
+            # The system refuses a thread. With other threads at work the run will have its turn.
+            with self._lock:
+                is_stuck = not self._workers and self._queued.pop(run, None) is not None
+            if is_stuck:
+                run.fail(error)
+                job.finish()
+                raise
+        if run.token.is_set():
+            # Perhaps before it was in the queue.
+            self._was_cancelled(job)
+        return run
+
+    def cancel_run(self, run_id: _RunId, reason: str = "") -> bool:
+        """Ask a run of this manager to stop. True if it is here, has not ended, and nobody had asked before.
+
+        One that waits for its turn has ended when this returns. Does not wait for one that runs: :meth:`wait` does.
+        """
+        job = self._find(run_id)
+        return job is not None and job.run.cancel(reason)
+
+    def is_running(self, run_id: _RunId) -> bool:
+        """Whether a run of this manager has not ended; also while it waits for its turn, as its ``state`` tells."""
+        job = self._find(run_id)
+        return job is not None and job.is_open
+
+    def get_active_runs(self) -> list[int | str]:
+        """Return the ids of the runs that have not ended: those that run, then those that wait, in their order."""
+        return [job.run.run_id for job in self._jobs() if job.is_open]
+
+    def wait(self, run_id: _RunId | None = None, timeout: float | None = None) -> bool:
+        """Wait for the end of a run, or of all that are here now, ``timeout`` seconds at most; whether it is there.
+
+        True for an id of which no run is here. Ctrl-C works.
+        """
+        if run_id is None:
+            jobs = self._jobs()
+        else:
+            job = self._find(run_id)
+            jobs = [] if job is None else [job]
+        end = _End(timeout)
+        return all(job.run.wait(end.remaining) for job in jobs)
+
+    def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
+        """Take no more runs, and end those that wait for their turn, as cancelled, with kind ``shutdown``.
+
+        With ``wait``, wait for those that run, ``timeout`` seconds at most. What runs then is cancelled the same way,
+        and ended after ``cancel_timeout`` at the latest: no run of this manager is open afterwards. Without ``wait``
+        return at once, and let what runs go on. May be called again. By a run of this manager, it waits for the others.
+        """
+        with self._lock:
+            self._is_shut_down = True
+            queued = list(self._queued.values())
+        for job in queued:
+            job.run.cancel("the manager is shut down", kind="shutdown")
+        if not wait:
+            return
+        end = _End(timeout)
+        for job in self._others():
+            job.is_done.wait(end.remaining)
+        stopping = self._others()
+        for job in stopping:
+            job.run.cancel("the manager is shut down", kind="shutdown")
+        end = _End(self._cancel_timeout)
+        for job in stopping:
+            if not job.is_done.wait(end.remaining):
+                # Perhaps its run has ended, and could not be cancelled any more.
+                self._abandon(job)
+
+    def __enter__(self) -> Self:
+        """Return itself; leaving the block shuts it down, and waits for what runs."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+    def _refuse_if_shut_down(self) -> None:
+        if self._is_shut_down:
+            raise RuntimeError(
+                "the manager is shut down, and starts no more runs: make another one"
+            )
+
+    def _jobs(self) -> list[_Job]:
+        with self._lock:
+            return [*self._executing.values(), *self._queued.values()]
+
+    def _others(self) -> list[_Job]:
+        """Return what is executed, but not by the calling thread."""
+        here = threading.get_ident()
+        with self._lock:
+            return [job for job in self._executing.values() if job.thread != here]
+
+    def _find(self, run_id: _RunId) -> _Job | None:
+        run = get_run(run_id)
+        if run is None:
+            return None
+        with self._lock:
+            return self._executing.get(run) or self._queued.get(run)
+
+    # --- The threads ---
+
+    def _start_workers(self) -> None:
+        """Start a thread for what waits, if a place is free."""
+        with self._lock:
+            if not self._queued or self._workers >= self._max_workers:
+                return
+            self._workers += 1
+        try:
+            threading.Thread(target=self._work, name="llm_callback-run", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._workers -= 1
+            raise
+
+    def _work(self) -> None:
+        job: _Job | None = None
+        while (job := self._next(job)) is not None:
+            self._execute_run(job)
+
+    def _next(self, done: _Job | None) -> _Job | None:
+        """Let go of what is done, and return what is next; None if nothing is, or this thread has no place any more."""
+        with self._lock:
+            if done is not None and self._executing.pop(done.run, None) is None:
+                return None
+            job = None
+            if self._queued:
+                run, job = self._queued.popitem(last=False)
+                job.thread = threading.get_ident()
+                self._executing[run] = job
+            else:
+                self._workers -= 1
+        if done is not None:
+            done.finish()
+        return job
+
+    def _execute_run(self, job: _Job) -> None:
+        run = job.run
+        # What `execute` raises is told by the run's end, and is no matter of the thread; nor is a run that has ended.
+        with suppress(BaseException), run:
+            try:
+                job.prepare(capture=self._capture)
+                result = Context().run(run.bind(job.execute))
+            finally:
+                job.clean_up()
+            run.complete(**_as_data(result))
+
+    # --- Cancels ---
+
+    def _was_cancelled(self, job: _Job) -> None:
+        """Take a cancelled run out of the queue, or give it its time to end by itself."""
+        with self._lock:
+            queued = self._queued.pop(job.run, None)
+            is_executing = self._executing.get(job.run) is job
+        if queued is not None:
+            job.finish()
+        elif is_executing:
+            # A deadline's callbacks run on a thread of their own, and may take their time.
+            patience = CancelToken(self._cancel_timeout)
+            job.keep(patience.on_cancel(partial(self._abandon, job)), patience)
+
+    def _abandon(self, job: _Job) -> None:
+        """End a run whose code does not return, and give its place to another."""
+        with self._lock:
+            if self._executing.get(job.run) is not job:
+                return
+            del self._executing[job.run]
+            self._workers -= 1
+        job.clean_up()
+        # As cancelled: it was asked to stop.
+        job.run.complete()
+        job.finish()
+        self._start_workers()
+
+
+class _Job:
+    """A run that waits or is executed: what to call, and what to put back after it."""
+
+    def __init__(
+        self,
+        run: Run,
+        execute: Callable[[], Any],
+        on_event: Callable[[dict[str, Any]], object] | None,
+    ) -> None:
+        self.run = run
+        self.execute = execute
+        self.thread: int | None = None
+        # Set when the thread has come back from it, or is not waited for any more.
+        self.is_done = threading.Event()
+        self._on_event = on_event
+        self._before = (_callback_registry.get(run.run_id), _checker_registry.get(run.run_id))
+        # Protects whether it is clean. Under it: that.
+        self._lock = threading.Lock()
+        self._is_clean = False
+        self._capture: OutputCapture | None = None
+        self._kept: list[tuple[CancelRegistration, CancelToken | None]] = []
+
+    @property
+    def is_open(self) -> bool:
+        return not self.run.wait(0)
+
+    def prepare(self, *, capture: bool) -> None:
+        """Register and capture."""
+        if self._on_event is not None:
+            register_event_callback(self.run.run_id, self._on_event)
+        if capture:
+            self._capture = capture_output()
+        with self._lock:
+            is_clean = self._is_clean
+        if is_clean:
+            # It was abandoned meanwhile.
+            self._put_back()
+
+    def clean_up(self) -> None:
+        """Leave everything as it was before the run; once, also where two threads want to."""
+        with self._lock:
+            is_clean, self._is_clean = self._is_clean, True
+        if not is_clean:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        run_id = self.run.run_id
+        try:
+            if self._capture is not None:
+                self._capture.stop()
+            # The last of what it printed, while its callback can hear of it.
+            _flush(run_id, self.run.generation)
+        finally:
+            callback, checker = self._before
+            # What somebody has removed meanwhile is not put back.
+            if _callback_registry.get(run_id) is not None:
+                register_event_callback(run_id, callback)
+            if _checker_registry.get(run_id) is not None:
+                register_cancellation_checker(run_id, checker)
+
+    def keep(self, registration: CancelRegistration, token: CancelToken | None = None) -> None:
+        """Stop the registration when all is done. The token is kept, for its time to go on."""
+        self._kept.append((registration, token))
+        if self.is_done.is_set():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wake who waits for it, and let go of what would call it."""
+        self.is_done.set()
+        while self._kept:
+            # Two threads may be here.
+            with suppress(IndexError):
+                self._kept.pop()[0].stop()
+
+
+class _End:
+    """The end of a wait, ``timeout`` seconds from its making, or never."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else monotonic() + timeout
+
+    @property
+    def remaining(self) -> float | None:
+        return None if self._end is None else max(0.0, self._end - monotonic())
+
+
+def _as_data(result: Any) -> dict[str, Any]:
+    """Return the fields of a run's last event."""
+    if not isinstance(result, (dict, type)) and callable(
+        to_dict := getattr(result, "to_dict", None)
+    ):
+        result = to_dict()
+    if isinstance(result, dict) and all(isinstance(key, str) for key in result):
+        return result
+    return {"result": result}
+
+
+def _check_callable(name: str, given: Any) -> None:
+    if not callable(given):
+        raise TypeError(f"{name} must be callable, not {given!r}")
+    for each in (given, type(given).__call__):
+        if iscoroutinefunction(each) or isgeneratorfunction(each) or isasyncgenfunction(each):
+            raise TypeError(
+                f"{name} must do its work when it is called, and {given!r} does not: wrap it, as in"
+                f" lambda given: asyncio.run({name}(given))"
+            )
+
+
+def _default_execute() -> Callable[[dict[str, Any]], Any]:
+    """Return what executes the hierarchy of Strands agents."""
+    try:
+        run_in: Callable[[dict[str, Any]], Any] = import_module("llm_callback.hierarchy").run_in
+    except ImportError as error:
+        raise ImportError(
+            f"the default executor is not there ({error}): pip install 'llm-callback[strands]', or give RunManager"
+            " a callable of your own",
+            name=error.name,
+        ) from error
+    return run_in
+
+
+# --- The process ---
+
+# Protects the managers that there are, and whether the exit is prepared. Under it: these, and the registration.
+_process_lock = threading.Lock()
+_managers: WeakSet[RunManager] = WeakSet()
+_is_prepared = False
+
+
+def _prepare_exit() -> None:
+    """Have the runs asked to stop before the interpreter waits for threads, once.
+
+    A run may wait for a thread of ``concurrent.futures``, which is joined at exit: ours comes before that, since it
+    is registered after it.
+    """
+    global _is_prepared  # noqa: PLW0603 - of the process
+    if _is_prepared:
+        return
+    import_module("concurrent.futures.thread")
+    # Private, but the only place before the joins: `atexit` comes after them.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    with _process_lock:
+        if not _is_prepared:
+            register(_end_all)
+            _is_prepared = True
+
+
+def _end_all() -> None:
+    with _process_lock:
+        managers = list(_managers)
+    for manager in managers:
+        manager.shutdown(wait=False)
+        for job in manager._jobs():  # noqa: SLF001
+            job.run.cancel("the interpreter exits", kind="shutdown")
+    for manager in managers:
+        manager.shutdown(timeout=0)
+
+
+def _forget_the_parents() -> None:
+    """In the child of a fork: its threads are the parent's, and a lock may have been held by one of them."""
+    global _process_lock  # noqa: PLW0603 - see above
+    _process_lock = threading.Lock()
+    for manager in list(_managers):
+        manager._reset()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents)
