@@ -319,6 +319,23 @@ def test_so_many_run_at_once_and_the_others_wait_in_order() -> None:
     assert gate.begun == ids
 
 
+def test_more_than_may_wait_are_refused() -> None:
+    """A run that would wait behind ``max_queued`` others is not opened; when one of them is gone, it is."""
+    gate, refused = Gate(), new_id()
+    with Manager(gate, max_workers=1, max_queued=1) as manager:
+        running = manager.start_run()
+        gate.arrive()
+        waiting = manager.start_run()
+        with pytest.raises(RuntimeError, match="1 runs wait for their turn, and max_queued is 1"):
+            manager.start_run(run_id=refused)
+        assert get_run(refused) is None
+        waiting.cancel()
+        in_its_place = manager.start_run(run_id=refused)
+        gate.open.set()
+    states = [run.state for run in (running, waiting, in_its_place)]
+    assert states == ["completed", "cancelled", "completed"]
+
+
 def test_many_threads_start_cancel_and_wait_at_once() -> None:
     """Of 400 runs of eight threads each ends once, as what its last event says, and the cancelled are no others."""
     inside = Counter[str]()
@@ -612,6 +629,7 @@ def test_shutdowns_and_starts_at_once() -> None:
     [
         (lambda: RunManager(4), TypeError, "execute must be callable, not 4"),
         (lambda: RunManager(lambda _c: None, max_workers=0), ValueError, "max_workers.*not 0"),
+        (lambda: RunManager(lambda _c: None, max_queued=-1), ValueError, "max_queued.*not -1"),
         (
             lambda: RunManager(lambda _c: None, cancel_timeout=-1),
             ValueError,
