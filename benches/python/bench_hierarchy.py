@@ -7,8 +7,8 @@ Both sides are real strands agents on scripted models without pauses, started by
 of the wall times from the first start to the last end. Events are counted in the logs of our side.
 
 After that, when as many finished runs are kept as ever are, a hundred further runs are done, and the bytes that the
-allocator has given out are compared: not what the process has, since a heap that runs on many threads goes through keeps
-more or less of what is free in it.
+allocator has given out are compared: not what the process has, since a heap that runs on many threads go through
+keeps more or less of what is free in it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def in_use() -> int:
 
 class _MallocInfo(ctypes.Structure):
     # All of them as the C library has them, of which one is looked at.
-    _fields_ = [  # noqa: RUF012 - ctypes wants it so
+    _fields_ = [
         (name, ctypes.c_size_t)
         for name in (
             "arena",
