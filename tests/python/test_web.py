@@ -70,11 +70,11 @@ def client() -> Iterator[httpx.Client]:
         yield one
 
 
-def get(server: Server, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+def get(server: Server, path: Any, **headers: str) -> httpx.Response:
     """Return the whole of an answer."""
     with client() as one:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return one.request(method, f"{server.url}/runs/{path}", headers=names)
+        return one.get(f"{server.url}/runs/{path}", headers=names)
 
 
 @contextmanager
@@ -479,12 +479,13 @@ def test_refusals(serving: Any) -> None:
 def test_a_head_request_keeps_no_reader(serving: Any) -> None:
     """HEAD is answered at once with the headers alone, also for a run that goes on, and leaves no reader."""
     run = open_run(new_id())
-    with serving(heartbeat=NEVER) as server:
-        answer = get(server, run.run_id, "HEAD")
+    # The client keeps its connection meanwhile.
+    with serving(heartbeat=NEVER) as server, client() as one:
+        answer = one.head(f"{server.url}/runs/{run.run_id}")
         assert (answer.status_code, answer.content) == (200, b"")
         assert STREAM.items() <= answer.headers.items()
         server.answer().freed()
-        assert get(server, "nobody", "HEAD").status_code == 404
+        assert one.head(f"{server.url}/runs/nobody").status_code == 404
     run.complete()
 
 
