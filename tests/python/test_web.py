@@ -23,7 +23,7 @@ from starlette.responses import StreamingResponse
 
 from llm_callback import open_run, web
 from readers import SseParser, checked, events_of, kind, kinds, numbers, overrun_by_size, say, text
-from servers import SERVERS, on_uvicorn
+from servers import BUILDING, SERVERS, on_uvicorn
 from support import DEADLINE, Running, new_id, printed
 
 if TYPE_CHECKING:
@@ -594,9 +594,11 @@ def test_a_response_that_is_never_sent_leaves_nothing() -> None:
     scope = {"type": "http", "method": "GET", "headers": [], "query_string": b"", "path": "/"}
     streaming = web.starlette_response(run, Request(scope))
     assert isinstance(streaming, StreamingResponse)
-    with flask.Flask("tests", root_path="/").test_request_context("/"):
+    with BUILDING:
+        app = flask.Flask("tests", root_path="/")
+    with app.test_request_context("/"):
         plain = web.flask_response(run)
-    with flask.Flask("tests", root_path="/").test_request_context("/?last_event_id=x") as context:
+    with app.test_request_context("/?last_event_id=x") as context:
         request = context.request
     assert web.flask_response(run, request).status_code == 400
     body: Any = plain.response
