@@ -197,8 +197,8 @@ def flask_response(
     The client's place is read from ``request``, the current one if none is given: from its header ``Last-Event-ID``,
     else its query parameter ``last_event_id``, for a page that was rendered with the events before.
 
-    A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it, and for
-    sure with the second: a reader of a quiet run is freed after two heartbeats at most.
+    A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it: where it
+    has closed its connection, the reader of a quiet run is freed with the first or second heartbeat after.
     """
     import flask  # noqa: PLC0415
 
