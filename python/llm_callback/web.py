@@ -33,7 +33,6 @@ No framework is imported before it is used.
 from __future__ import annotations
 
 import re
-from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
@@ -41,14 +40,12 @@ from llm_callback._core import Run, get_run
 from llm_callback.exceptions import SubscriberLagged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Literal, TypeAlias
     from uuid import UUID
 
     import flask
     from starlette.requests import Request
     from starlette.responses import StreamingResponse
-    from starlette.types import Receive, Scope, Send
     from typing_extensions import Self, Unpack
 
     from llm_callback._core import SseStream
@@ -200,8 +197,8 @@ def flask_response(
     The client's place is read from ``request``, the current one if none is given: from its header ``Last-Event-ID``,
     else its query parameter ``last_event_id``, for a page that was rendered with the events before.
 
-    A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it, and for
-    sure with the second: a reader of a quiet run is freed after two heartbeats at most.
+    A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it: where it
+    has closed its connection, the reader of a quiet run is freed with the first or second heartbeat after.
     """
     import flask  # noqa: PLC0415
 
@@ -224,30 +221,11 @@ def starlette_response(
     ``last_event_id``, for a page that was rendered with the events before. No thread waits. The reader is freed when
     the server says that the client has gone; uvicorn does so at once.
     """
+    from llm_callback._starlette import SseResponse  # noqa: PLC0415
+
     header = request.headers.get(_HEADER)
     answer = _answer(run, request.method, header or request.query_params.get(_PARAMETER), options)
-    return _starlette_class()(answer)
-
-
-@cache
-def _starlette_class() -> Callable[[SseAnswer], StreamingResponse]:
-    from starlette.responses import StreamingResponse  # noqa: PLC0415
-
-    class SseResponse(StreamingResponse):
-        """Closes its body however the sending ends: Starlette cancels the iteration, and does no more."""
-
-        def __init__(self, answer: SseAnswer) -> None:
-            super().__init__(answer.body, answer.status, answer.headers)
-            # Not `body_iterator`, which a middleware may have wrapped.
-            self._sse_body = answer.body
-
-        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            try:
-                await super().__call__(scope, receive, send)
-            finally:
-                self._sse_body.close()
-
-    return SseResponse
+    return SseResponse(answer)
 
 
 def _answer(

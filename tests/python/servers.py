@@ -46,6 +46,10 @@ PAGE = """<!doctype html>
 """
 
 
+# werkzeug compiles routes by way of the syntax tree, which is not thread-safe in CPython 3.11.
+BUILDING = threading.Lock()
+
+
 class Given(NamedTuple):
     """An answer that a server gave."""
 
@@ -173,17 +177,19 @@ def on_uvicorn(app: Any) -> Iterator[tuple[str, Callable[[], None]]]:
 def flask_server(**options: Any) -> Iterator[Server]:
     """Serve with Flask, on werkzeug's server."""
     server = Server(options)
-    app = flask.Flask("tests", root_path="/")
 
-    @app.get("/")
     def page() -> str:
         return PAGE
 
-    @app.get("/runs/<run_id>")
     def events(run_id: str) -> flask.Response:
         response = web.flask_response(run_id, **server.options)
         body: Any = response.response
         return server.record(response, body, flask.request)
+
+    with BUILDING:
+        app = flask.Flask("tests", root_path="/")
+        app.add_url_rule("/", view_func=page)
+        app.add_url_rule("/runs/<run_id>", view_func=events)
 
     with on_werkzeug(app) as (server.url, sockets):
 

@@ -23,7 +23,7 @@ from starlette.responses import StreamingResponse
 
 from llm_callback import open_run, web
 from readers import SseParser, checked, events_of, kind, kinds, numbers, overrun_by_size, say, text
-from servers import SERVERS, on_uvicorn
+from servers import BUILDING, SERVERS, on_uvicorn
 from support import DEADLINE, Running, new_id, printed
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ def client() -> Iterator[httpx.Client]:
         yield one
 
 
-def get(server: Server, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+def get(server: Server, path: Any, **headers: str) -> httpx.Response:
     """Return the whole of an answer."""
     with client() as one:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return one.request(method, f"{server.url}/runs/{path}", headers=names)
+        return one.get(f"{server.url}/runs/{path}", headers=names)
 
 
 @contextmanager
@@ -479,12 +479,13 @@ def test_refusals(serving: Any) -> None:
 def test_a_head_request_keeps_no_reader(serving: Any) -> None:
     """HEAD is answered at once with the headers alone, also for a run that goes on, and leaves no reader."""
     run = open_run(new_id())
-    with serving(heartbeat=NEVER) as server:
-        answer = get(server, run.run_id, "HEAD")
+    # The client keeps its connection meanwhile.
+    with serving(heartbeat=NEVER) as server, client() as one:
+        answer = one.head(f"{server.url}/runs/{run.run_id}")
         assert (answer.status_code, answer.content) == (200, b"")
         assert STREAM.items() <= answer.headers.items()
         server.answer().freed()
-        assert get(server, "nobody", "HEAD").status_code == 404
+        assert one.head(f"{server.url}/runs/nobody").status_code == 404
     run.complete()
 
 
@@ -593,9 +594,11 @@ def test_a_response_that_is_never_sent_leaves_nothing() -> None:
     scope = {"type": "http", "method": "GET", "headers": [], "query_string": b"", "path": "/"}
     streaming = web.starlette_response(run, Request(scope))
     assert isinstance(streaming, StreamingResponse)
-    with flask.Flask("tests", root_path="/").test_request_context("/"):
+    with BUILDING:
+        app = flask.Flask("tests", root_path="/")
+    with app.test_request_context("/"):
         plain = web.flask_response(run)
-    with flask.Flask("tests", root_path="/").test_request_context("/?last_event_id=x") as context:
+    with app.test_request_context("/?last_event_id=x") as context:
         request = context.request
     assert web.flask_response(run, request).status_code == 400
     body: Any = plain.response
