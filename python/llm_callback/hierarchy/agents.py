@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from strands import tool
@@ -212,12 +213,16 @@ def _as_tool(call: Callable[[str], Awaitable[str]], name: str, description: str)
 
 
 def _tool_names(kind: str, names: Sequence[str]) -> list[str]:
-    """Return a name for each tool that providers allow, such as ``team_research``; numbers where no letter is left."""
+    """Return a name for each tool that providers allow, all different, such as ``team_research``.
+
+    One whose letters are not allowed, or which another has already, is a number.
+    """
     found: list[str] = []
     for number, name in enumerate(names, start=1):
         words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        tool_name = f"{kind}_{words or number}"[:_LONGEST_NAME]
-        found.append(f"{kind}_{number}" if tool_name in found else tool_name)
+        wanted = f"{kind}_{words or number}"[:_LONGEST_NAME]
+        others = (f"{kind}_{other}" for other in count(number))
+        found.append(next(one for one in chain([wanted], others) if one not in found))
     return found
 
 

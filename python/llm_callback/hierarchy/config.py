@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from llm_callback.enums import _Word
 
@@ -141,8 +143,10 @@ def parse_hierarchy_config(data: Mapping[str, Any]) -> HierarchyConfigRequest:
     if mode not in {known.value for known in ExecutionMode}:
         raise config.wrong("execution_mode", "'sequential' or 'parallel'", mode)
     run_id = config.get("run_id")
+    if isinstance(run_id, UUID):
+        run_id = str(run_id)
     if run_id is not None and (isinstance(run_id, bool) or not isinstance(run_id, (int, str))):
-        raise config.wrong("run_id", "an int or a text", run_id)
+        raise config.wrong("run_id", "an int, a text or a UUID", run_id)
     return HierarchyConfigRequest(
         global_prompt=_first(str, "", (agent, "system_prompt"), (config, "global_prompt")),
         teams=config.each("teams", _parse_team),
@@ -154,7 +158,7 @@ def parse_hierarchy_config(data: Mapping[str, Any]) -> HierarchyConfigRequest:
         enable_context_sharing=config.one("enable_context_sharing", bool, default=False),
         execution_mode=ExecutionMode(mode),
         global_temperature=_number(llm, "temperature", config, "global_temperature", 0.7),
-        global_max_tokens=_first(int, 2048, (llm, "max_tokens"), (config, "global_max_tokens")),
+        global_max_tokens=_tokens((llm, "max_tokens"), (config, "global_max_tokens")),
         global_model_id=_first(str, None, (llm, "model_id"), (config, "global_model_id")),
         run_id=run_id,
     )
@@ -173,7 +177,7 @@ def _parse_team(team: _Entries) -> TeamConfigRequest:
         prevent_duplicate=team.one("prevent_duplicate", bool, default=True),
         share_context=team.one("share_context", bool, default=False),
         temperature=_number(llm, "temperature", team, "temperature", 0.7),
-        max_tokens=_first(int, 2048, (llm, "max_tokens"), (team, "max_tokens")),
+        max_tokens=_tokens((llm, "max_tokens"), (team, "max_tokens")),
         model_id=_first(str, None, (llm, "model_id"), (team, "model_id")),
     )
 
@@ -192,7 +196,7 @@ def _parse_worker(worker: _Entries) -> WorkerConfigRequest:
         user_message=worker.one("user_message", str, None),
         tools=list(tools),
         temperature=_number(llm, "temperature", worker, "temperature", 0.7),
-        max_tokens=_first(int, 2048, (llm, "max_tokens"), (worker, "max_tokens")),
+        max_tokens=_tokens((llm, "max_tokens"), (worker, "max_tokens")),
         model_id=_first(str, None, (llm, "model_id"), (worker, "model_id")),
     )
 
@@ -247,12 +251,24 @@ def _first(kind: type[_T], default: Any, *places: tuple[_Entries, str]) -> Any:
     return next((value for value in values if value is not None), default)
 
 
+def _tokens(*places: tuple[_Entries, str]) -> int:
+    for entries, key in places:
+        value: int | None = entries.one(key, int, None)
+        if value is None:
+            continue
+        if value < 1:
+            raise entries.wrong(key, "a whole number, 1 or more", value)
+        return value
+    return 2048
+
+
 def _number(inner: _Entries, key: str, outer: _Entries, outer_key: str, default: float) -> float:
     for entries, name in ((inner, key), (outer, outer_key)):
         value = entries.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < math.inf:
             raise entries.wrong(name, "a number, 0 or more", value)
         return float(value)
     return default

@@ -37,6 +37,9 @@ def run_in_loop(run: Run, work: Callable[[], Coroutine[Any, Any, _T]], tool_pati
             "a hierarchy runs in an event loop of its own, and this thread runs one already: "
             "await asyncio.to_thread(executor.execute, config)"
         )
+    if run.token.is_set():
+        # A task's first step, up to where it waits, comes before its cancel: that would ask the model.
+        raise _cancelled(run)
     tools = _ToolThreads()
     loop = asyncio.new_event_loop()
     loop.set_default_executor(tools)
@@ -46,9 +49,8 @@ def run_in_loop(run: Run, work: Callable[[], Coroutine[Any, Any, _T]], tool_pati
         try:
             return loop.run_until_complete(main)
         except asyncio.CancelledError:
-            token = run.token
-            if token.is_set():
-                raise RunCancelled(run.run_id, token.kind, token.reason) from None
+            if run.token.is_set():
+                raise _cancelled(run) from None
             raise
         finally:
             registration.stop()
@@ -62,6 +64,10 @@ def run_in_loop(run: Run, work: Callable[[], Coroutine[Any, Any, _T]], tool_pati
             )
             run.emit("system", "warning", {"message": message, "tool": name})
         loop.close()
+
+
+def _cancelled(run: Run) -> RunCancelled:
+    return RunCancelled(run.run_id, run.token.kind, run.token.reason)
 
 
 def _cancel_from_any_thread(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:

@@ -53,7 +53,7 @@ class TopologyInfo:
     def of(cls, config: HierarchyConfigRequest) -> TopologyInfo:
         """Give each agent its id: its own, or one by its place, such as ``team-1-worker-2``.
 
-        Raises ConfigError for a hierarchy without a team, or two agents of one id.
+        Raises ConfigError for a hierarchy without a team, and for two teams or two agents of one id.
         """
         if not config.teams:
             raise ConfigError("teams must have at least one team")
@@ -61,11 +61,13 @@ class TopologyInfo:
             config.global_agent_id or "global-supervisor",
             tuple(_team(team, number) for number, team in enumerate(config.teams, start=1)),
         )
-        [(agent_id, count)] = Counter(topology.agent_ids).most_common(1)
-        if count > 1:
-            raise ConfigError(
-                f"{count} agents have the id {agent_id!r}: each needs one of its own, or none"
-            )
+        team_ids = (team.team_id for team in topology.teams)
+        for kind, ids in (("agents", topology.agent_ids), ("teams", team_ids)):
+            [(one, count)] = Counter(ids).most_common(1)
+            if count > 1:
+                raise ConfigError(
+                    f"{count} {kind} have the id {one!r}: each needs one of its own, or none"
+                )
         return topology
 
     @property
