@@ -54,6 +54,7 @@ lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src
 bench: $(VENV)/.installed  ## Release build beside plain Python, then the Rust benches
 	$(BIN)/python benches/python/bench_dropin.py
 	$(BIN)/python benches/python/bench_runs.py
+	$(BIN)/python benches/python/bench_hierarchy.py
 	cargo bench
 
 stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short one

@@ -1,9 +1,13 @@
 //! The only file that names locks and atomics, so that loom can put its own in their place.
+//!
+//! The mutexes and conditions, which threads wait for, are the standard library's. `parking_lot` keeps who waits in one
+//! table for the whole process: a fork while another thread is in that table leaves the child with an entry that is locked
+//! for ever. Its read-write lock guards the registry, where lookups only read, and which the Python binding enters with the
+//! GIL held: there nobody waits for it.
 
+pub(crate) use mutex::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]
-pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
-#[cfg(not(loom))]
-pub(crate) use real::Condvar;
+pub(crate) use parking_lot::RwLock;
 // Not modelled: what is kept in one is made once and depends on nothing else.
 pub(crate) use std::sync::OnceLock;
 #[cfg(not(loom))]
@@ -14,31 +18,112 @@ pub(crate) use std::sync::{LazyLock, atomic::AtomicU8};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(loom)]
-pub(crate) use modelled::{Condvar, Mutex, MutexGuard, RwLock};
+pub(crate) use modelled::RwLock;
 
-#[cfg(not(loom))]
-mod real {
-    use parking_lot::{Condvar as Inner, MutexGuard};
+/// The standard library's mutex and condition, or loom's, with `parking_lot`'s face: nothing is ever poisoned, since what
+/// a lock of ours protects is whole at every point where something could panic.
+mod mutex {
+    #[cfg(loom)]
+    use loom::sync as inner;
+    use std::ops::{Deref, DerefMut};
+    #[cfg(not(loom))]
+    use std::sync as inner;
+    use std::sync::{PoisonError, TryLockError};
     use std::time::Instant;
 
-    /// `parking_lot`'s condition variable; the waits may end for no reason, so ask again in a loop.
     #[derive(Debug, Default)]
-    pub(crate) struct Condvar(Inner);
+    pub(crate) struct Mutex<T>(inner::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        #[cfg(not(loom))]
+        pub(crate) const fn new(value: T) -> Self {
+            Self(inner::Mutex::new(value))
+        }
+
+        #[cfg(loom)]
+        pub(crate) fn new(value: T) -> Self {
+            Self(inner::Mutex::new(value))
+        }
+
+        #[inline]
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+        }
+
+        #[inline]
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            match self.0.try_lock() {
+                Ok(guard) => Some(MutexGuard(Some(guard))),
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    Some(MutexGuard(Some(poisoned.into_inner())))
+                }
+                Err(TryLockError::WouldBlock) => None,
+            }
+        }
+    }
+
+    /// Empty only inside a wait, which takes the guard by value and gives it back.
+    #[derive(Debug)]
+    pub(crate) struct MutexGuard<'a, T>(Option<inner::MutexGuard<'a, T>>);
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        #[inline]
+        fn deref(&self) -> &T {
+            self.0.as_ref().expect("held outside a wait")
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        #[inline]
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().expect("held outside a wait")
+        }
+    }
+
+    /// The waits may end for no reason, so ask again in a loop.
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(inner::Condvar);
 
     impl Condvar {
+        #[cfg(not(loom))]
         pub(crate) const fn new() -> Self {
-            Self(Inner::new())
+            Self(inner::Condvar::new())
+        }
+
+        #[cfg(loom)]
+        pub(crate) fn new() -> Self {
+            Self(inner::Condvar::new())
         }
 
         pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-            self.0.wait(guard);
+            let held = guard.0.take().expect("held outside a wait");
+            let held = self.0.wait(held).unwrap_or_else(PoisonError::into_inner);
+            guard.0 = Some(held);
         }
 
         /// Whether the time is over.
+        #[cfg(not(loom))]
         pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, end: Instant) -> bool {
-            self.0.wait_until(guard, end).timed_out()
+            let left = end.saturating_duration_since(Instant::now());
+            let held = guard.0.take().expect("held outside a wait");
+            let (held, result) = self
+                .0
+                .wait_timeout(held, left)
+                .unwrap_or_else(PoisonError::into_inner);
+            guard.0 = Some(held);
+            result.timed_out()
         }
 
+        /// Loom has no clock: no wait times out.
+        #[cfg(loom)]
+        pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _end: Instant) -> bool {
+            self.wait(guard);
+            false
+        }
+
+        #[cfg_attr(loom, expect(dead_code, reason = "no model has a timer"))]
         pub(crate) fn notify_one(&self) {
             self.0.notify_one();
         }
@@ -51,17 +136,12 @@ mod real {
 
 #[cfg(loom)]
 mod modelled {
-    use loom::sync::{
-        Condvar as InnerCondvar, Mutex as InnerMutex, MutexGuard as InnerGuard, RwLock as Inner,
-        RwLockReadGuard, RwLockWriteGuard,
-    };
-    use std::ops::{Deref, DerefMut};
-    use std::time::Instant;
+    use loom::sync::{RwLock as Inner, RwLockReadGuard, RwLockWriteGuard};
 
-    /// Why no lock is ever found poisoned.
+    /// Why the lock is never found poisoned.
     const NOT_POISONED: &str = "a model that panics has already failed";
 
-    /// Loom's lock with `parking_lot`'s face: no poisoning, since a model that panics has already failed.
+    /// Loom's lock with `parking_lot`'s face.
     #[derive(Debug, Default)]
     pub(crate) struct RwLock<T>(Inner<T>);
 
@@ -76,74 +156,6 @@ mod modelled {
 
         pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
             self.0.write().expect(NOT_POISONED)
-        }
-    }
-
-    /// Loom's mutex with `parking_lot`'s face.
-    #[derive(Debug, Default)]
-    pub(crate) struct Mutex<T>(InnerMutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(InnerMutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            MutexGuard(Some(self.0.lock().expect(NOT_POISONED)))
-        }
-
-        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-            self.0.try_lock().ok().map(|guard| MutexGuard(Some(guard)))
-        }
-    }
-
-    /// Empty only inside a wait, which takes loom's guard by value and gives it back.
-    #[derive(Debug)]
-    pub(crate) struct MutexGuard<'a, T>(Option<InnerGuard<'a, T>>);
-
-    impl<T> Deref for MutexGuard<'_, T> {
-        type Target = T;
-
-        fn deref(&self) -> &T {
-            self.0.as_ref().expect("held outside a wait")
-        }
-    }
-
-    impl<T> DerefMut for MutexGuard<'_, T> {
-        fn deref_mut(&mut self) -> &mut T {
-            self.0.as_mut().expect("held outside a wait")
-        }
-    }
-
-    /// Loom's condition variable with `parking_lot`'s face. Loom has no clock: no wait times out.
-    #[derive(Debug)]
-    pub(crate) struct Condvar(InnerCondvar);
-
-    impl Condvar {
-        pub(crate) fn new() -> Self {
-            Self(InnerCondvar::new())
-        }
-
-        pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-            let held = guard.0.take().expect("held outside a wait");
-            guard.0 = Some(self.0.wait(held).expect(NOT_POISONED));
-        }
-
-        pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _end: Instant) -> bool {
-            self.wait(guard);
-            false
-        }
-
-        #[expect(
-            dead_code,
-            reason = "no model has a timer; what comes next may need it"
-        )]
-        pub(crate) fn notify_one(&self) {
-            self.0.notify_one();
-        }
-
-        pub(crate) fn notify_all(&self) {
-            self.0.notify_all();
         }
     }
 }

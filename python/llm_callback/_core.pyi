@@ -24,6 +24,7 @@ __all__ = [
     "_callbacks",
     "_checkers",
     "_set_token_class",
+    "_write_unraisable",
     "active_runs",
     "cancel_run",
     "check_cancellation",
@@ -281,3 +282,4 @@ class _Token:
     def __hash__(self) -> int: ...
 
 def _set_token_class(token_class: type[Event]) -> None: ...
+def _write_unraisable(error: BaseException, thing: object) -> None: ...

@@ -11,7 +11,7 @@ import os
 import sys
 from threading import Lock, get_ident, local
 
-from llm_callback._core import get_current_run_id, get_run
+from llm_callback._core import _write_unraisable, get_current_run_id, get_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -278,10 +278,7 @@ def _emit(run: Run, name: str, text: str) -> None:
     try:
         run.emit("system", "output", {"stream": name, "text": text})
     except Exception as error:  # noqa: BLE001 - a print does not raise what a callback does
-        told = (type(error), error, error.__traceback__, "Exception ignored in a run's output", run)
-        # To type checkers it is a protocol.
-        hook_args: Any = sys.UnraisableHookArgs
-        sys.unraisablehook(hook_args(told))
+        _write_unraisable(error, run)
 
 
 def _forget_the_parents() -> None:

@@ -39,8 +39,12 @@ if TYPE_CHECKING:
     _RunId = int | str | UUID
 
 
+# How long a shutdown waits, in seconds, for another thread that is about to end a run.
+_PATIENCE = 5.0
+
+
 class RunManager:
-    """Starts runs on threads of its own: ``max_workers`` at once, the others wait, in their order.
+    """Starts runs on threads of its own: ``max_workers`` at once, ``max_queued`` others wait, in their order.
 
     ``execute`` is called with a run's config, on a thread of the manager, with the run as the current one, in a
     context that is otherwise empty. What it returns is the data of ``lifecycle.completed``: a dict, or what an
@@ -71,6 +75,7 @@ class RunManager:
         execute: Callable[[dict[str, Any]], Any] | None = None,
         *,
         max_workers: int = 10,
+        max_queued: int = 1_000,
         capture: bool = True,
         cancel_timeout: float = 5.0,
     ) -> None:
@@ -78,12 +83,15 @@ class RunManager:
             _check_callable("execute", execute)
         if not isinstance(max_workers, int) or max_workers < 1:
             raise ValueError(f"max_workers must be an int of at least 1, not {max_workers!r}")
+        if not isinstance(max_queued, int) or max_queued < 0:
+            raise ValueError(f"max_queued must be an int of at least 0, not {max_queued!r}")
         if not 0 <= cancel_timeout <= threading.TIMEOUT_MAX:
             raise ValueError(
                 f"cancel_timeout must be a number of seconds from 0 up, not {cancel_timeout!r}"
             )
         self._execute = execute
         self._max_workers = max_workers
+        self._max_queued = max_queued
         self._capture = capture
         self._cancel_timeout = cancel_timeout
         self._reset()
@@ -115,9 +123,9 @@ class RunManager:
         ``config`` with ``run_id``, and with ``task`` where that is given. ``deadline`` is in seconds from now, the
         time in the queue included. ``on_event`` is registered as the event callback of the run while that runs.
 
-        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, and where a run of that id
-        has not ended; TypeError or ValueError for arguments that cannot be; ImportError where the default executor
-        is not installed.
+        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, where ``max_queued`` runs
+        wait (threads that start runs at one moment may each add one more), and where a run of that id has not ended;
+        TypeError or ValueError for arguments that cannot be; ImportError where the default executor is not installed.
         """
         if on_event is not None:
             _check_callable("on_event", on_event)
@@ -128,6 +136,7 @@ class RunManager:
         execute = self._execute or _default_execute()
         _prepare_exit()
         self._refuse_if_shut_down()
+        self._refuse_if_full()
         run = open_run(run_id, deadline=deadline, pending=True, task=given["task"])
         given["run_id"] = run.run_id
         job = _Job(run, partial(execute, given), on_event)
@@ -210,9 +219,11 @@ class RunManager:
             if not job.is_done.wait(end.remaining):
                 # Perhaps its run has ended, and could not be cancelled any more.
                 self._abandon(job)
+                # Perhaps another thread was about to; callbacks of others might keep it.
+                job.is_done.wait(_PATIENCE)
 
     def __enter__(self) -> Self:
-        """Return itself; leaving the block shuts it down, and waits for what runs."""
+        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first."""
         return self
 
     def __exit__(
@@ -221,7 +232,18 @@ class RunManager:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None:
+            self.wait()
         self.shutdown()
+
+    def _refuse_if_full(self) -> None:
+        with self._lock:
+            free = self._max_workers - self._workers
+            waiting = len(self._queued)
+        if waiting >= self._max_queued + free:
+            raise RuntimeError(
+                f"{waiting} runs wait for their turn, and max_queued is {self._max_queued}: start this one later"
+            )
 
     def _refuse_if_shut_down(self) -> None:
         if self._is_shut_down:

@@ -30,6 +30,15 @@ pub(super) fn call_from_any_thread(function: &Py<PyAny>) {
     });
 }
 
+/// Hand what `thing` has raised to `sys.unraisablehook`, whose argument Python code cannot make.
+#[pyfunction]
+#[pyo3(name = "_write_unraisable")]
+pub(super) fn write_unraisable(error: &Bound<'_, PyAny>, thing: &Bound<'_, PyAny>) {
+    sleep_if_ended(|| {
+        PyErr::from_value(error.clone()).write_unraisable(error.py(), Some(thing));
+    });
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "a cleanup handler of the C library")]
 mod thread {

@@ -44,6 +44,8 @@ mod _core {
         set_global_cancellation_checker, set_global_event_callback,
     };
     #[pymodule_export]
+    use super::exit::write_unraisable;
+    #[pymodule_export]
     use super::handler::{PyHandler, create_callback_handler};
     #[pymodule_export]
     use super::registry::{

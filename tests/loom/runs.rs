@@ -115,7 +115,7 @@ fn finish_against_cancel() {
 fn finish_against_open_below() {
     loom::model(|| {
         let runs = Runs::default();
-        let below = |parent: &Arc<Run>, id: i64| {
+        let below = |parent: &std::sync::Arc<Run>, id: i64| {
             let opening = Opening {
                 parent: Some(parent),
                 ..Opening::default()

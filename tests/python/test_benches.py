@@ -35,3 +35,21 @@ def test_each_line_of_a_bench_is_measured(tmp_path, bench, key):
         assert f"| {line['what']} " in done.stdout
         for samples in (line.get("samples") or line["samples_ns"]).values():
             assert all(math.isfinite(sample) for sample in samples)
+
+
+def test_the_bench_of_the_hierarchy_measures_both_sides(tmp_path):
+    """It prints its table, and writes the seconds of each round and the number of events as JSON."""
+    report = tmp_path / "report.json"
+    done = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, BENCHES / "bench_hierarchy.py", "--quick", "--json", report],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(report.read_text())
+    assert len(found["alone"]) == len(found["ours"]) == 2
+    assert all(seconds > 0 for seconds in (*found["alone"], *found["ours"]))
+    assert found["events"] > 1_000
+    assert "| 10 runs of seven agents, ms " in done.stdout

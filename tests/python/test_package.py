@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 import sys
-import textwrap
 import threading
 import types
 from collections.abc import Mapping
@@ -29,7 +28,8 @@ from llm_callback import (
 from support import DEADLINE, interpreter, new_id, printed, together
 
 PACKAGE = Path(llm_callback.__file__).parent
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 CONTRACT = {
     "CallerContext",
@@ -418,32 +418,35 @@ def test_stats_of_a_fresh_process_are_zero() -> None:
     assert ast.literal_eval(printed("import llm_callback; print(llm_callback.stats())")) == zero
 
 
-# --- README ---
+# --- README and docs/ ---
 
 
 def blocks() -> list[Any]:
-    """Return README's Python blocks, each named by its line."""
-    text = README.read_text(encoding="utf-8") if README.exists() else ""
-    found = re.finditer(
-        r"^([ \t]*)```(?:python|py|pycon)\b[^\n]*\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL
-    )
-    return [
-        pytest.param(
-            textwrap.dedent(match[2]), id=f"line {text.count(chr(10), 0, match.start()) + 1}"
-        )
-        for match in found
-    ]
+    """Return the Python blocks of all pages, each named by its page and line. A fence ```py shows, and is not run."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(pytest.param(match[1], id=f"{page.name} line {line}"))
+    return found
 
 
-def test_readme_has_python_blocks() -> None:
-    """There is at least one example to run, and none hides behind another fence."""
-    text = README.read_text(encoding="utf-8")
-    assert blocks()
-    assert len(blocks()) == len(re.findall(r"(?:```|~~~)\s*(?:python|py)", text))
+def test_pages_have_python_blocks() -> None:
+    """README and the pages of docs/ have examples to run, and none hides behind another fence."""
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert len(blocks()) == len(re.findall(r"(?:```|~~~)\s*python", text)) > 10
 
 
 @pytest.mark.parametrize("block", blocks())
-def test_a_block_of_readme_runs(block: str) -> None:
+def test_a_block_of_a_page_runs(block: str) -> None:
     """Each example runs as it is printed, in a fresh interpreter, and raises nothing."""
     done = interpreter(block)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_links_of_pages_lead_somewhere() -> None:
+    """Each relative link of a page names a file of the project."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

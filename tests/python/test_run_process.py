@@ -476,6 +476,68 @@ run.cancel()
 
 
 @needs_fork
+def test_a_fork_while_threads_are_in_the_middle_of_everything(tmp_path: Path) -> None:
+    """Whatever lock a thread holds at the fork, the child works, and the parent misses nothing."""
+    path = tmp_path / "events.ndjson"
+    forks(
+        """
+# What is imported at first use is another test's.
+works()
+log_to_file(path)
+sys.setswitchinterval(1e-5)
+stop = threading.Event()
+shared = open_run("shared")
+said = []
+reader = shared.subscribe(overflow="gap")
+
+def forever(job):
+    def run():
+        while not stop.is_set():
+            job()
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+def life():
+    run = open_run(deadline=0.001)
+    run.token.on_cancel(lambda: None)
+    run.emit("llm", "stream", {})
+    run.token.wait(0.0005)
+    run.complete()
+
+handler = shared.handler(context)
+def speak():
+    handler(data=str(len(said)))
+    said.append(len(said))
+
+threads = [forever(life), forever(life), forever(speak), forever(lambda: reader.read(100, 0.001)),
+           forever(lambda: (stats(), active_runs(), shared.last_event_id))]
+
+def child():
+    works()
+    handler(data="child's")
+
+for _ in range(40):
+    in_child(child)
+stop.set()
+for thread in threads:
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+shared.complete()
+held = [text for text in contents(shared) if text is not None]
+assert held == [str(number) for number in said][-len(held):]
+assert stats()["runs"]["live"] == 0
+""",
+        path,
+    )
+    told: dict[str, list[int]] = {}
+    for event in lines(path):
+        told.setdefault(event["run_id"], []).append(event["sequence"])
+        assert event["data"].get("content") != "child's"
+    assert all(sequences == list(range(1, len(sequences) + 1)) for sequences in told.values())
+
+
+@needs_fork
 def test_a_child_that_ends_as_a_program_does(tmp_path: Path) -> None:
     """Its exit ends its own runs, waits for its own files, and leaves the parent's alone; its status is its own."""
     path = tmp_path / "events.ndjson"

@@ -678,7 +678,7 @@ def test_cancel_reaches_what_is_below_and_nothing_else() -> None:
             assert events(run)[0]["data"]["parent_run_id"] == run.parent_run_id
 
 
-def test_a_childs_end_is_its_own() -> None:
+def test_the_end_of_a_child_is_its_own() -> None:
     """A child's end ends neither its parent nor its parent's other children; a parent's end ends no child."""
     parent = open_run()
     child, other = open_run(parent=parent), open_run(parent=parent)

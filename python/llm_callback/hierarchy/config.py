@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
+
+from llm_callback.enums import _Word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ class ConfigError(ValueError):
     """A configuration cannot be used; the message begins with the place, such as ``teams[0].workers[1].name``."""
 
 
-class ExecutionMode(str, Enum):
+class ExecutionMode(_Word):
     """Whether the teams and workers that one answer of a supervisor asks for work one by one, or at once."""
 
     SEQUENTIAL = "sequential"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llm_callback import CallerContext, CancelToken, Run
     from llm_callback.hierarchy.config import HierarchyConfigRequest, LlmConfig
 
-    AgentOptions = Callable[[CallerContext], Mapping[str, Any]]
+    _AgentOptions = Callable[[CallerContext], Mapping[str, Any]]
 
 
 class Execution:
@@ -34,7 +34,7 @@ class Execution:
         self,
         run: Run,
         config: HierarchyConfigRequest,
-        agent_options: AgentOptions | None = None,
+        agent_options: _AgentOptions | None = None,
     ) -> None:
         self.run = run
         self.config = config

@@ -25,7 +25,7 @@ from llm_callback.hierarchy.loop import run_in_loop
 
 if TYPE_CHECKING:
     from llm_callback import Run
-    from llm_callback.hierarchy.execution import AgentOptions
+    from llm_callback.hierarchy.execution import _AgentOptions
     from llm_callback.hierarchy.topology import TopologyInfo
 
 # A cancelled run has its last event within a tenth of a second, whatever its tools do.
@@ -76,7 +76,7 @@ class HierarchyExecutor:
     def __init__(
         self,
         *,
-        agent_options: AgentOptions | None = None,
+        agent_options: _AgentOptions | None = None,
         tool_patience: float = TOOL_PATIENCE,
     ) -> None:
         self._agent_options = agent_options

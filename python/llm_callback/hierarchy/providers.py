@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from llm_callback._script import Turn
 
-    ModelProvider: TypeAlias = Callable[["ModelRequest"], Model | None]
-    Script: TypeAlias = Callable[["ModelRequest"], Model | Sequence[Turn]]
+    _ModelProvider: TypeAlias = Callable[["ModelRequest"], Model | None]
+    _Script: TypeAlias = Callable[["ModelRequest"], Model | Sequence[Turn]]
 
 
 class ModelUnavailable(RuntimeError):
@@ -42,12 +42,12 @@ class ModelRequest:
         return (self.llm.model_id or "").partition(":")[2]
 
 
-_providers: dict[str, ModelProvider] = {}
-_scripts: dict[str, Script] = {}
+_providers: dict[str, _ModelProvider] = {}
+_scripts: dict[str, _Script] = {}
 _tools: dict[str, Any] = {}
 
 
-def register_model_provider(prefix: str, provider: ModelProvider | None) -> None:
+def register_model_provider(prefix: str, provider: _ModelProvider | None) -> None:
     """Have ``provider`` make the models whose id begins with ``<prefix>:``; None takes it back.
 
     It is called with a ModelRequest for each agent, on the thread of the agent's run, and returns a new strands model.
@@ -58,7 +58,7 @@ def register_model_provider(prefix: str, provider: ModelProvider | None) -> None
     _set(_providers, prefix, provider)
 
 
-def register_script(name: str, script: Script | None) -> None:
+def register_script(name: str, script: _Script | None) -> None:
     """Have ``script`` say what the agents with ``model_id="scripted:<name>"`` say; None takes it back.
 
     It is called with a ModelRequest for each agent, so that each ``agent_id`` may have words of its own, and returns
