@@ -602,7 +602,7 @@ def asks(plan: Plan, agent_id: str) -> list[Any]:
     return found
 
 
-def test_the_factorys_current_run_is_of_the_calling_context() -> None:
+def test_the_current_run_of_the_factory_is_of_the_calling_context() -> None:
     """Neither two threads nor two asyncio tasks see the run that the other has set; None takes it back."""
     barrier = threading.Barrier(2)
 
