@@ -450,3 +450,16 @@ def test_links_of_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_each_guarantee_names_tests_that_are_there() -> None:
+    """Each name in docs/guarantees.md is a test of the project, and each guarantee has one."""
+    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("tests/**/*.rs"), *ROOT.glob("src/**/*.rs")]
+    there = set(re.findall(r"(?:def|fn) (\w+)\(", "".join(file.read_text() for file in files)))
+    parts = re.split(r"\n\n(?=\*\*G)", page)
+    assert len(parts) == 11
+    for part in parts:
+        names = set(re.findall(r"`([a-z]\w*_\w+)`", part.replace("`llm_callback`", "")))
+        assert names <= there, names - there
+        assert names or part is parts[0]
