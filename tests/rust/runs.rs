@@ -419,7 +419,7 @@ fn ended_runs_are_left_alone() {
     let held = Arc::new(());
     for run in [&done, &below] {
         let holds = Arc::clone(&held);
-        run.token().on_cancel(move |_| std::mem::forget(holds));
+        run.token().on_cancel(move |_| drop(holds));
     }
     assert!(done.complete(&json!({})).unwrap());
     assert_eq!(Arc::strong_count(&held), 2);
