@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from strands import tool
+from strands import Agent, tool
 from strands.hooks import AfterInvocationEvent  # noqa: TC002 - strands looks at the types
 from strands.models import BedrockModel
 
@@ -741,9 +741,15 @@ def made(model_id: str | None, temperature: float = 0.0) -> Any:
     )
 
 
-def test_without_a_model_id_it_is_strands_default() -> None:
-    """None is what strands takes for its own default."""
-    assert made(None) is None
+@pytest.mark.thread_unsafe(reason="the environment is the whole process's")
+def test_without_a_model_id_it_is_strands_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the model that a strands agent has by itself, with the agent's temperature and limit."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    model = made(None)
+    assert type(model) is type(Agent().model)
+    assert model.get_config()["model_id"] == Agent().model.get_config()["model_id"]
+    assert model.get_config()["max_tokens"] == 30
 
 
 @pytest.mark.parametrize("model_id", ["nobody:x", "scripted", "", ":x", "gpt-4o"])
@@ -812,8 +818,9 @@ AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_BEARER_
 
 
 @pytest.mark.thread_unsafe(reason="the environment is the whole process's")
+@pytest.mark.parametrize("model_id", ["bedrock:some-model", None])
 def test_bedrock_without_credentials_is_told_with_what_to_set(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, model_id: str | None
 ) -> None:
     """The message has the agent's name and the variables of the environment."""
     for variable in AWS:
@@ -822,8 +829,9 @@ def test_bedrock_without_credentials_is_told_with_what_to_set(
         monkeypatch.setenv(variable, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(ModelUnavailable) as caught:
-        made("bedrock:some-model")
-    assert "bedrock:some-model of 'Ada' needs AWS credentials" in str(caught.value)
+        made(model_id)
+    named = model_id or "Bedrock, the default without a model_id,"
+    assert f"{named} of 'Ada' needs AWS credentials" in str(caught.value)
     assert "AWS_ACCESS_KEY_ID" in str(caught.value)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from llm_callback._script import Turn
 
-    _ModelProvider: TypeAlias = Callable[["ModelRequest"], Model | None]
+    _ModelProvider: TypeAlias = Callable[["ModelRequest"], Model]
     _Script: TypeAlias = Callable[["ModelRequest"], Model | Sequence[Turn]]
 
 
@@ -76,14 +76,14 @@ def register_tool(name: str, tool: Any | None) -> None:
     _set(_tools, name, tool)
 
 
-def create_model(request: ModelRequest) -> Model | None:
-    """Return a new model for an agent; None, which strands takes for Bedrock's default, where it asks for none.
+def create_model(request: ModelRequest) -> Model:
+    """Return a new model for an agent; where it asks for none, what strands takes by default: Bedrock's default model.
 
     Raises ConfigError for an id of no known provider, ModelUnavailable where the provider's package or key is missing.
     """
     model_id = request.llm.model_id
     if model_id is None:
-        return None
+        return _bedrock(request)
     prefix, colon, _ = model_id.partition(":")
     provider = _providers.get(prefix)
     if provider is None or not colon:
@@ -150,14 +150,18 @@ def _bedrock(request: ModelRequest) -> Model:
     boto3 = import_module("boto3")
     has_key = os.environ.get("AWS_BEARER_TOKEN_BEDROCK") or boto3.Session().get_credentials()
     if not has_key:
+        what = (
+            f"bedrock:{request.name}"
+            if request.name
+            else "Bedrock, the default without a model_id,"
+        )
         raise ModelUnavailable(
-            f"bedrock:{request.name} of {request.agent_name!r} needs AWS credentials: "
+            f"{what} of {request.agent_name!r} needs AWS credentials: "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
+    named = {"model_id": request.name} if request.name else {}
     model: Model = models.BedrockModel(
-        model_id=request.name,
-        temperature=request.llm.temperature,
-        max_tokens=request.llm.max_tokens,
+        temperature=request.llm.temperature, max_tokens=request.llm.max_tokens, **named
     )
     return model
 
