@@ -38,6 +38,7 @@ lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features python -- -D warnings
+	cargo rustc --locked --lib --features python --profile check -- --cfg Py_GIL_DISABLED
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --features python --document-private-items
 	$(BIN)/ruff check

@@ -55,6 +55,11 @@ impl CancelToken {
     ///
     /// If that thread is needed and the system refuses it.
     pub fn with_deadline(at: Instant) -> Self {
+        Self::try_with_deadline(at).expect(REFUSED)
+    }
+
+    /// As [`with_deadline`](Self::with_deadline), without the panic.
+    pub(crate) fn try_with_deadline(at: Instant) -> Result<Self, NoTimer> {
         Self::armed(Arc::new(Node::new(Some(at), Some(at))))
     }
 
@@ -84,6 +89,11 @@ impl CancelToken {
     /// As [`with_deadline`](Self::with_deadline).
     #[must_use]
     pub fn child_with_deadline(&self, at: Instant) -> Self {
+        self.try_child_with_deadline(at).expect(REFUSED)
+    }
+
+    /// As [`child_with_deadline`](Self::child_with_deadline), without the panic.
+    pub(crate) fn try_child_with_deadline(&self, at: Instant) -> Result<Self, NoTimer> {
         Self::armed(self.0.child(Some(at)))
     }
 
@@ -219,21 +229,26 @@ impl CancelToken {
     }
 
     /// Starts the clock of a node's own deadline, if it has one.
-    fn armed(node: Arc<Node>) -> Self {
+    fn armed(node: Arc<Node>) -> Result<Self, NoTimer> {
         if let Some(alarm) = node.alarm {
             if alarm.at() <= Instant::now() {
                 node.cancel(Cancelled::by_deadline(), true);
             } else {
                 let due = Arc::downgrade(&node);
-                assert!(
-                    timer::arm(alarm, due),
-                    "the system refuses the thread that watches deadlines"
-                );
+                if !timer::arm(alarm, due) {
+                    return Err(NoTimer);
+                }
             }
         }
-        Self(node)
+        Ok(Self(node))
     }
 }
+
+const REFUSED: &str = "the system refuses the thread that watches deadlines";
+
+/// The system refuses the thread that a deadline needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoTimer;
 
 /// Clones are equal, and nothing else.
 impl PartialEq for CancelToken {

@@ -185,10 +185,11 @@ impl State {
         self.bytes += frame.len();
         self.ended = terminal;
         let id = frame.id();
-        if let Some(tap) = tap {
-            tap(&frame);
-        }
         self.held.push_back(frame);
+        // Last: one that panics finds the log as it leaves it.
+        if let (Some(tap), Some(frame)) = (tap, self.held.back()) {
+            tap(frame);
+        }
         id
     }
 
@@ -302,11 +303,24 @@ impl EventLog {
         Ok(self.append_to(state, ms, body, appended))
     }
 
-    /// Waits, at most `timeout`, for those who would lose something by this event, for a caller that waits in slices:
-    /// whether it is over, because they have read on, or have been waited for since `since` for as long as they may be.
-    pub(crate) fn wait_for_space(&self, body: &Body, since: Instant, timeout: Duration) -> bool {
+    /// As [`append`](Self::append), for a caller that waits in slices: `None`, and nothing has happened, if those who
+    /// would lose something by this event have not read on within `timeout`, and may still be waited for, as they are
+    /// since `since`.
+    pub(crate) fn append_within(
+        &self,
+        body: &Body,
+        since: Instant,
+        timeout: Duration,
+    ) -> Option<Result<EventId, Ended>> {
         let until = Instant::now().checked_add(timeout);
-        self.wait_for_readers(&mut self.state.lock(), body, since, until)
+        let mut state = self.state.lock();
+        if !self.wait_for_readers(&mut state, body, since, until) {
+            return None;
+        }
+        if state.ended {
+            return Some(Err(Ended));
+        }
+        Some(Ok(self.append_to(state, clock(), body, || ())))
     }
 
     /// From now on no producer waits for a reader: what a `Block` subscription has not read is lost to it as in a gap.
@@ -369,6 +383,10 @@ impl EventLog {
             call(wake);
         }
         id
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().ended
     }
 
     /// The terminal event, once it is there.

@@ -263,10 +263,23 @@ impl Run {
         appended
     }
 
-    /// Waits, at most `timeout`, until `body` can be emitted without a wait for a reader, for a caller that waits in
-    /// slices: whether it can, or those who read too slowly have been waited for since `since` for as long as they may be.
-    pub fn wait_for_space(&self, body: &Body, since: Instant, timeout: Duration) -> bool {
-        self.log.wait_for_space(body, since, timeout)
+    /// As [`emit`](Self::emit), for a caller that waits in slices of `timeout`, and has since `since`: `None`, and
+    /// nothing has happened, if it has to go on waiting for a reader.
+    pub fn emit_within(
+        &self,
+        body: &Body,
+        since: Instant,
+        timeout: Duration,
+    ) -> Option<Result<EventId, Ended>> {
+        if self.unstarted.load(Ordering::Acquire) || body.word().is_terminal() {
+            // Nothing that waits: a run that begins has no reader that is behind.
+            return Some(self.emit(body));
+        }
+        let appended = self.log.append_within(body, since, timeout);
+        if appended == Some(Err(Ended)) {
+            self.was_late();
+        }
+        appended
     }
 
     /// Follows the run's events.

@@ -1,6 +1,6 @@
 //! The runs of a process: opened, found, cancelled and shut down, with the sinks that all their events go to.
 
-use crate::cancel::CancelToken;
+use crate::cancel::{CancelToken, NoTimer};
 use crate::cancelled::CancelKind;
 use crate::event::Word;
 use crate::event_log::{EventLog, Limits, Tap};
@@ -120,23 +120,27 @@ impl Runs {
     /// # Errors
     ///
     /// See [`OpenError`]; then nothing has changed, and no event was emitted.
-    ///
-    /// # Panics
-    ///
-    /// As [`CancelToken::with_deadline`].
+    #[expect(clippy::missing_panics_doc, reason = "raw JSON is JSON")]
     pub fn open(&self, id: impl Into<RunId>, opening: Opening<'_>) -> Result<Arc<Run>, OpenError> {
         let id = id.into();
         let data = opening.data.map_or_else(Object::empty, |data| {
             Object::encode(data, "data").expect("it is JSON")
         });
-        let reserved = self.0.table.reserve(&id, opening.parent)?;
+        let reserved = match self.0.table.reserve(&id, opening.parent) {
+            // Its end may be in its log, and seen, before the table knows.
+            Err(OpenError::Live(_)) if self.0.table.note_end(&id) => {
+                self.0.table.reserve(&id, opening.parent)?
+            }
+            reserved => reserved?,
+        };
         let above = reserved.parent.as_ref().map(|run| run.token());
         let token = match (above, opening.deadline) {
-            (None, None) => CancelToken::new(),
-            (None, Some(deadline)) => CancelToken::with_deadline(deadline),
-            (Some(above), None) => above.child(),
-            (Some(above), Some(deadline)) => above.child_with_deadline(deadline),
+            (None, None) => Ok(CancelToken::new()),
+            (None, Some(deadline)) => CancelToken::try_with_deadline(deadline),
+            (Some(above), None) => Ok(above.child()),
+            (Some(above), Some(deadline)) => above.try_child_with_deadline(deadline),
         };
+        let token = token.map_err(|NoTimer| OpenError::NoTimer)?;
         if let (Some(above), Some(parent)) = (above, opening.parent)
             && token
                 .cancelled()

@@ -3,7 +3,7 @@
 //! The mutexes and conditions, which threads wait for, are the standard library's. `parking_lot` keeps who waits in one
 //! table for the whole process: a fork while another thread is in that table leaves the child with an entry that is locked
 //! for ever. Its read-write lock guards the registry, where lookups only read, and which the Python binding enters with the
-//! GIL held: there nobody waits for it.
+//! GIL held, where there is one: then nobody waits for it.
 
 pub(crate) use mutex::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]
@@ -20,8 +20,8 @@ pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(loom)]
 pub(crate) use modelled::RwLock;
 
-/// The standard library's mutex and condition, or loom's, with `parking_lot`'s face: nothing is ever poisoned, since what
-/// a lock of ours protects is whole at every point where something could panic.
+/// The standard library's mutex and condition, or loom's, with `parking_lot`'s face. Nothing is ever poisoned: where
+/// something may panic under a lock of ours, what that protects is whole.
 mod mutex {
     #[cfg(loom)]
     use loom::sync as inner;
@@ -59,6 +59,13 @@ mod mutex {
                 }
                 Err(TryLockError::WouldBlock) => None,
             }
+        }
+    }
+
+    #[cfg(Py_GIL_DISABLED)]
+    impl<T> Mutex<T> {
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
         }
     }
 

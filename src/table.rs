@@ -22,6 +22,8 @@ pub enum OpenError {
     ParentCancelled(RunId, Cancelled),
     /// The table was shut down.
     ShutDown,
+    /// The system refuses the thread that watches deadlines.
+    NoTimer,
 }
 
 impl fmt::Display for OpenError {
@@ -34,6 +36,7 @@ impl fmt::Display for OpenError {
             Self::NoParent(id) => write!(f, "the parent run {id} is not live"),
             Self::ParentCancelled(id, why) => write!(f, "the parent run {id} was {why}"),
             Self::ShutDown => f.write_str("the runs were shut down: none is opened any more"),
+            Self::NoTimer => f.write_str("the system refuses the thread that watches deadlines"),
         }
     }
 }
@@ -163,6 +166,15 @@ impl Table {
 
     pub(crate) fn live(&self, id: &RunId) -> Option<Arc<Run>> {
         self.state.lock().live.get(id).cloned()
+    }
+
+    /// Whether the live run of this id has its terminal event: then it is live no more.
+    pub(crate) fn note_end(&self, id: &RunId) -> bool {
+        let ended = self.live(id).filter(|run| run.log().has_ended());
+        if let Some(run) = &ended {
+            self.has_ended(run);
+        }
+        ended.is_some()
     }
 
     #[expect(

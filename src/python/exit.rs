@@ -8,7 +8,10 @@
 //! Not covered: the rest of a call in which C code has left a callback by `longjmp`, since glibc then forgets the
 //! handlers of this thread.
 
+use super::interpreter::may_get_signals;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
+use std::cell::Cell;
 
 /// Runs `body`, in which Python code may run or the GIL be given up. A thread that is ended in it never leaves it.
 #[inline]
@@ -17,17 +20,59 @@ pub(super) fn sleep_if_ended<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
+thread_local! {
+    /// Whether a Ctrl-C came in the middle of a function that is called for somebody else.
+    static INTERRUPTED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Calls a Python function, from whichever thread; not at the interpreter's exit, when nobody waits for it any more.
 ///
-/// What it raises goes to `sys.unraisablehook`.
+/// What it raises goes to `sys.unraisablehook`, but a Ctrl-C to [`raise_interrupt`].
 pub(super) fn call_from_any_thread(function: &Py<PyAny>) {
     sleep_if_ended(|| {
         Python::try_attach(|py| {
             if let Err(error) = function.call0(py) {
-                error.write_unraisable(py, Some(function.bind(py)));
+                if is_interrupt(py, &error) {
+                    INTERRUPTED.set(true);
+                } else {
+                    error.write_unraisable(py, Some(function.bind(py)));
+                }
             }
         });
     });
+}
+
+/// Wakes a coroutine, as [`call_from_any_thread`]. What fails here, as at the end of this thread's stack or in a Ctrl-C, is
+/// done by a thread of its own: a wake that went unheard would leave the coroutine waiting for ever.
+pub(super) fn wake_from_any_thread(wake: Py<PyAny>) {
+    let failed = sleep_if_ended(|| {
+        Python::try_attach(|py| {
+            let error = wake.call0(py).err()?;
+            INTERRUPTED.set(INTERRUPTED.get() || is_interrupt(py, &error));
+            Some(error)
+        })
+        .flatten()
+    });
+    if let Some(error) = failed {
+        let again = std::thread::Builder::new().name("llm-wake".into());
+        if again.spawn(move || call_from_any_thread(&wake)).is_err() {
+            sleep_if_ended(|| Python::try_attach(|py| error.write_unraisable(py, None)));
+        }
+    }
+}
+
+/// Whether it is the Ctrl-C that a signal handler raises, which it does on one thread only.
+fn is_interrupt(py: Python<'_>, error: &PyErr) -> bool {
+    may_get_signals() && error.is_instance_of::<PyKeyboardInterrupt>(py)
+}
+
+/// Raises the Ctrl-C that came while functions were called for others, now that all of them were.
+#[inline]
+pub(super) fn raise_interrupt() -> PyResult<()> {
+    if INTERRUPTED.replace(false) {
+        return Err(PyKeyboardInterrupt::new_err(()));
+    }
+    Ok(())
 }
 
 /// Hand what `thing` has raised to `sys.unraisablehook`, whose argument Python code cannot make.

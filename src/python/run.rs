@@ -4,7 +4,7 @@ use super::arguments::shown;
 use super::dispatch;
 use super::encode;
 use super::event;
-use super::exit::sleep_if_ended;
+use super::exit::{raise_interrupt, sleep_if_ended};
 use super::process::Owned;
 use super::run_handler::PyRunHandler;
 use super::runs::{self, id_to_python, kind_and_reason};
@@ -51,23 +51,24 @@ impl PyRun {
 
 /// Appends to the run's log, waiting, where it has to be, without the GIL. None after the run's end.
 ///
-/// Raises what a signal handler raises while it waits for a reader; then the event is not in the log.
+/// Raises what a signal handler raises while it waits for a reader; then the event is not in the log. A Ctrl-C that
+/// comes while others are woken is raised after that; then it is.
 #[inline]
 pub(super) fn append(py: Python<'_>, run: &Run, body: &Body) -> PyResult<Option<EventId>> {
-    match run.try_emit(body) {
-        Some(done) => Ok(done.ok()),
-        None => append_waiting(py, run, body),
-    }
+    let id = match run.try_emit(body) {
+        Some(done) => done.ok(),
+        None => append_waiting(py, run, body)?,
+    };
+    raise_interrupt().map(|()| id)
 }
 
 #[cold]
 fn append_waiting(py: Python<'_>, run: &Run, body: &Body) -> PyResult<Option<EventId>> {
     let since = Instant::now();
-    wait(py, None, |slice| {
-        run.wait_for_space(body, since, slice.unwrap_or(Duration::MAX))
-            .then_some(())
+    let emitted = wait(py, None, |slice| {
+        run.emit_within(body, since, slice.unwrap_or(Duration::MAX))
     })?;
-    Ok(py.detach(|| run.emit(body)).ok())
+    Ok(emitted.and_then(Result::ok))
 }
 
 /// `RunCancelled`, with why.
@@ -323,7 +324,8 @@ impl PyRun {
             let run = self.run()?;
             let empty = PyString::new(py, "");
             let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
-            Ok(py.detach(|| run.cancel(kind, &reason)))
+            let was_first = py.detach(|| run.cancel(kind, &reason));
+            raise_interrupt().map(|()| was_first)
         })
     }
 
@@ -508,9 +510,10 @@ pub(super) fn emit<'py>(
 fn ending<R>(py: Python<'_>, run: &Run, end: impl FnOnce() -> R) -> PyResult<R> {
     let before = flush_output(py, run);
     let ended = end();
+    let interrupted = raise_interrupt();
     // What a thread of the run has printed in between is late: it is not kept.
     let after = flush_output(py, run);
-    before.and(after).map(|()| ended)
+    before.and(after).and(interrupted).map(|()| ended)
 }
 
 fn flush_output(py: Python<'_>, run: &Run) -> PyResult<()> {

@@ -3,7 +3,7 @@
 use super::arguments::shown;
 use super::attached::AttachedMutex;
 use super::encode;
-use super::exit::sleep_if_ended;
+use super::exit::{raise_interrupt, sleep_if_ended};
 use super::run::PyRun;
 use super::run_key::RunKey;
 use super::wait::seconds;
@@ -286,11 +286,13 @@ pub(super) fn cancel_run<'py>(
         if let Ok(run) = run_id.cast::<PyRun>() {
             // This one, and not a later one of its id.
             let run = run.get().run()?;
-            return Ok(py.detach(|| run.cancel(kind, &reason)));
+            let was_first = py.detach(|| run.cancel(kind, &reason));
+            return raise_interrupt().map(|()| was_first);
         }
         let id = self::run_id(run_id)?;
         let runs = runs(py);
-        Ok(py.detach(|| runs.cancel(&id, kind, &reason)))
+        let was_first = py.detach(|| runs.cancel(&id, kind, &reason));
+        raise_interrupt().map(|()| was_first)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::arguments::shown;
 use super::attached::AttachedMutex;
-use super::exit::{call_from_any_thread, sleep_if_ended};
+use super::exit::{sleep_if_ended, wake_from_any_thread};
 use super::process::Owned;
 use super::wait::{number, seconds, wait};
 use crate::{Closer, EventId, Frame, Lagged, Overflow, Read, Start, Subscription, sse};
@@ -459,7 +459,7 @@ impl PySubscription {
                 }
                 place.awaited = true;
             }
-            let wake = Box::new(move || call_from_any_thread(&wake));
+            let wake = Box::new(move || wake_from_any_thread(wake));
             let waits = self.ask(py, |subscription| subscription.wake_when_readable(wake));
             if waits != Some(true) {
                 place.lock(py).awaited = false;

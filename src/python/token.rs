@@ -2,11 +2,12 @@
 
 use super::arguments::shown;
 use super::attached::AttachedMutex;
-use super::exit::{call_from_any_thread, sleep_if_ended};
+use super::exit::{call_from_any_thread, raise_interrupt, sleep_if_ended, wake_from_any_thread};
 use super::process::Owned;
 use super::runs::kind_and_reason;
 use super::wait::{seconds, wait};
-use crate::{CancelKind, CancelToken, Registration};
+use crate::cancel::NoTimer;
+use crate::{CancelKind, CancelToken, OpenError, Registration};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -65,15 +66,15 @@ impl PyToken {
 impl PyToken {
     #[new]
     #[pyo3(signature = (deadline=None), text_signature = "(deadline=None)")]
-    fn __new__(deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    fn __new__(py: Python<'_>, deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         if let Some(handle) = deadline.and_then(|given| given.cast::<Handle>().ok()) {
             return Ok(Self(Owned::new(handle.get().0.clone())));
         }
-        let token = match seconds("deadline", deadline)? {
-            Some(after) => CancelToken::with_timeout(after),
-            None => CancelToken::new(),
+        let token = match in_seconds(deadline)? {
+            Some(at) => py.detach(|| CancelToken::try_with_deadline(at)),
+            None => Ok(CancelToken::new()),
         };
-        Ok(Self(Owned::new(token)))
+        Ok(Self(Owned::new(token.map_err(no_timer)?)))
     }
 
     /// In place of `threading.Event.__init__`.
@@ -123,7 +124,7 @@ impl PyToken {
     ///
     /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all are cancelled and who waits is
     /// woken; then what `on_cancel` was given is called, on this thread, with no lock held. An exception in one goes
-    /// to `sys.unraisablehook`, and the others are called. Thread-safe, re-entrant.
+    /// to `sys.unraisablehook`, and the others are called; a Ctrl-C is raised here after them. Thread-safe, re-entrant.
     #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
     fn cancel(
         &self,
@@ -135,7 +136,8 @@ impl PyToken {
             let token = self.token()?;
             let empty = PyString::new(py, "");
             let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
-            Ok(py.detach(|| token.cancel(kind, reason)))
+            let was_first = py.detach(|| token.cancel(kind, reason));
+            raise_interrupt().map(|()| was_first)
         })
     }
 
@@ -156,6 +158,7 @@ impl PyToken {
             }
             let call = move |_: &_| call_from_any_thread(&callback);
             let registration = py.detach(|| token.on_cancel(call));
+            raise_interrupt()?;
             Ok(PyRegistration::new(registration))
         })
     }
@@ -164,7 +167,7 @@ impl PyToken {
     fn _wake_on_cancel(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;
-            let wake = WakeOnDrop(wake);
+            let wake = WakeOnDrop(Some(wake));
             let registration = py.detach(|| token.on_cancel(move |_| drop(wake)));
             Ok(PyRegistration::new(registration))
         })
@@ -176,12 +179,12 @@ impl PyToken {
     fn child(&self, py: Python<'_>, deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Py<Self>> {
         sleep_if_ended(|| {
             let token = self.token()?;
-            let deadline = seconds("deadline", deadline)?;
+            let deadline = in_seconds(deadline)?;
             let child = py.detach(|| match deadline {
-                Some(after) => token.child_with_timeout(after),
-                None => token.child(),
+                Some(at) => token.try_child_with_deadline(at),
+                None => Ok(token.child()),
             });
-            Self::wrap(py, child)
+            Self::wrap(py, child.map_err(no_timer)?)
         })
     }
 
@@ -244,12 +247,24 @@ impl PyToken {
     }
 }
 
+/// When so many seconds will have passed; nothing for what no clock can hold.
+fn in_seconds(deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> {
+    Ok(seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after)))
+}
+
+/// As Python itself says that it cannot start a thread.
+fn no_timer(_: NoTimer) -> PyErr {
+    PyRuntimeError::new_err(OpenError::NoTimer.to_string())
+}
+
 /// Calls a function when it is dropped.
-struct WakeOnDrop(Py<PyAny>);
+struct WakeOnDrop(Option<Py<PyAny>>);
 
 impl Drop for WakeOnDrop {
     fn drop(&mut self) {
-        call_from_any_thread(&self.0);
+        if let Some(wake) = self.0.take() {
+            wake_from_any_thread(wake);
+        }
     }
 }
 

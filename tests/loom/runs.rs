@@ -63,6 +63,24 @@ fn finish_against_open() {
     });
 }
 
+/// Whoever sees that a run has ended can open another of its id.
+#[test]
+fn seen_end_against_open() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let first = open(&runs, false);
+        let ending = {
+            let first = first.clone();
+            thread::spawn(move || first.complete("done").unwrap())
+        };
+        if first.state() == RunState::Completed {
+            assert_eq!(open(&runs, false).generation(), 2);
+        }
+        assert!(ending.join().unwrap());
+        assert!(runs.get(&1.into()).is_some());
+    });
+}
+
 /// A pending run that is cancelled while it starts either never starts, or starts and goes on until it is told.
 #[test]
 fn start_against_cancel() {

@@ -627,3 +627,38 @@ def test_a_cancel_wakes_readers_and_waiters_at_once() -> None:
         assert [kinds(events) for events in await reading] == [["lifecycle.cancelled"]] * 2
 
     run_loop(main())
+
+
+def test_a_wake_at_the_end_of_the_stack_is_heard() -> None:
+    """An emit, or a cancel, near the limit of recursion wakes the coroutines of other threads all the same."""
+    run, token = open_run(), CancelToken()
+    reading, waiting = threading.Event(), threading.Event()
+
+    async def read() -> list[str]:
+        subscription = run.subscribe()
+        asyncio.get_running_loop().call_soon(reading.set)
+        return [event["event"]["action"] async for event in subscription]
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_soon(waiting.set)
+        await token
+
+    reader, waiter = Running(lambda: asyncio.run(read())), Running(lambda: asyncio.run(wait()))
+    assert reading.wait(DEADLINE)
+    assert waiting.wait(DEADLINE)
+    said = []
+
+    def deep() -> None:
+        try:
+            deep()
+        except RecursionError:
+            # Here there is room for a call, and not for what a wake does.
+            if not said:
+                said.append(run.emit("llm", "stream", {}))
+            if not token.is_set():
+                token.cancel()
+
+    deep()
+    run.complete()
+    assert reader.result() == ["stream", "completed"]
+    waiter.result()

@@ -710,6 +710,28 @@ INTERRUPTED = {
 }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_deadline_without_a_thread_is_an_error() -> None:
+    """Where the system refuses the thread that a deadline needs, it is a RuntimeError, and no run is open."""
+    script(
+        """
+import resource
+if os.getuid() == 0:
+    # The limit is not root's.
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+token, errors = CancelToken(), []
+for job in (lambda: open_run(deadline=60.0), lambda: CancelToken(60.0), lambda: token.child(60.0)):
+    try:
+        job()
+    except RuntimeError as error:
+        errors.append(str(error))
+assert errors == ["the system refuses the thread that watches deadlines"] * 3, errors
+assert active_runs() == []
+"""
+    )
+
+
 @needs_signals
 @pytest.mark.parametrize("waiting", INTERRUPTED.values(), ids=INTERRUPTED.keys())
 def test_ctrl_c_ends_a_wait(waiting: str) -> None:

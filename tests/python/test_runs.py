@@ -37,7 +37,18 @@ from llm_callback import (
     open_run,
     stats,
 )
-from support import DEADLINE, events, in_thread, new_id, printed, raised_by, said, together, worker
+from support import (
+    DEADLINE,
+    Running,
+    events,
+    in_thread,
+    new_id,
+    printed,
+    raised_by,
+    said,
+    together,
+    worker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -262,6 +273,18 @@ def test_an_old_run_does_not_stand_for_the_new_one(use: str) -> None:
             with pytest.raises(RuntimeError):
                 open_run(parent=old)
         assert not new.token.is_set()
+
+
+def test_whoever_sees_the_end_may_open_the_next() -> None:
+    """A run whose state says that it has ended is not live any more, however short ago that was."""
+    run_id = new_id()
+    for _ in range(300):
+        run = open_run(run_id)
+        ending = Running(run.complete)
+        while run.state == "running":
+            pass
+        open_run(run_id).complete()
+        assert ending.result()
 
 
 def test_two_objects_of_one_run_are_equal() -> None:

@@ -492,7 +492,7 @@ def test_a_callback_may_stop_others() -> None:
 
 
 @pytest.mark.thread_unsafe(reason="sets sys.unraisablehook")
-@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3)])
 def test_an_error_in_a_callback_is_told(unraisable: Raised, error: BaseException) -> None:
     """What a callback raises goes to `sys.unraisablehook`; the cancel and the other callbacks go on."""
 
@@ -507,6 +507,40 @@ def test_an_error_in_a_callback_is_told(unraisable: Raised, error: BaseException
     assert len(calls.threads) == 2
     token.on_cancel(fail)
     assert unraisable.errors == [error] * 3
+
+
+def interrupt() -> None:
+    """Be interrupted, as by Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.thread_unsafe(reason="Ctrl-C is the main thread's")
+def test_ctrl_c_in_a_callback_is_raised_when_all_are_called() -> None:
+    """On the main thread a Ctrl-C in a callback comes out of what called it, and the other callbacks are called."""
+    token, calls = CancelToken(), Called()
+    for callback in (interrupt, calls, interrupt, calls):
+        token.on_cancel(callback)
+    with pytest.raises(KeyboardInterrupt):
+        token.cancel()
+    assert len(calls.threads) == 2
+    assert token.is_set()
+    with pytest.raises(KeyboardInterrupt):
+        token.on_cancel(interrupt)
+    run = open_run()
+    run.token.on_cancel(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.cancel("enough")
+    run.complete()
+    assert run.state == "cancelled"
+
+
+@pytest.mark.thread_unsafe(reason="sets sys.unraisablehook")
+def test_ctrl_c_is_an_error_on_other_threads(unraisable: Raised) -> None:
+    """A KeyboardInterrupt that is no Ctrl-C, since it is raised on another thread, is told as other errors are."""
+    token = CancelToken()
+    token.on_cancel(interrupt)
+    assert in_thread(token.cancel)
+    assert [type(error) for error in unraisable.errors] == [KeyboardInterrupt]
 
 
 @pytest.mark.thread_unsafe(reason="sets sys.unraisablehook")

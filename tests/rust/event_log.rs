@@ -4,6 +4,7 @@ use llm_callback::{
     Body, EventId, EventLog, Frame, Limits, Overflow, Read, Start, Subscription, Word,
 };
 use proptest::prelude::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -271,6 +272,27 @@ proptest! {
         producer.join().expect("it does not panic");
         prop_assert_eq!((next - 1, reader.lost()), (last, 0));
     }
+}
+
+/// A tap that panics harms its own appending thread: every reader has each event once, in order.
+#[test]
+fn a_tap_that_panics_leaves_the_log_whole() {
+    let tap = |frame: &Arc<Frame>| assert_ne!(frame.sequence(), 3, "on purpose");
+    let log = EventLog::new(&1.into(), Limits::default(), Some(Box::new(tap)));
+    let mut live = log.subscribe(&Start::Live, Overflow::Gap);
+    let mut seen = Vec::new();
+    for number in 1..=5 {
+        let appended = catch_unwind(AssertUnwindSafe(|| {
+            log.append(&body(Word::LLM_STREAM)).is_ok()
+        }));
+        assert_eq!(appended.is_err(), number == 3);
+        if let Ok(Read::Events(frames)) = live.read(10, Some(Duration::ZERO)) {
+            seen.extend(frames.iter().map(|frame| frame.sequence()));
+        }
+    }
+    assert_eq!(seen, [1, 2, 3, 4, 5]);
+    log.append(&body(Word::COMPLETED)).expect("not ended");
+    assert_eq!(read_all(&log), 6);
 }
 
 /// 16 threads emit to runs of their own and to one of all, while readers come and go: nothing is foreign or lost, each
