@@ -345,7 +345,8 @@ impl PyRun {
 
     /// End the run with an error: its last event is `lifecycle.failed {error, details}`. True if this was its end.
     ///
-    /// `error` is an exception or a text. A run that was asked to stop ends as cancelled instead.
+    /// `error` is an exception or a text; `details` are the exception's class, or empty, if they are left out. A run
+    /// that was asked to stop ends as cancelled instead.
     #[pyo3(signature = (error, details=None, **data))]
     fn fail<'py>(
         &self,
@@ -359,6 +360,8 @@ impl PyRun {
             fields.set_item("error", describe(error)?)?;
             match details {
                 Some(details) => fields.set_item("details", details)?,
+                // The class of a text tells nothing.
+                None if error.is_instance_of::<PyString>() => fields.set_item("details", "")?,
                 None => fields.set_item("details", error.get_type().name()?)?,
             }
             if let Some(data) = data {

@@ -9,10 +9,11 @@ use super::run_key::RunKey;
 use super::wait::seconds;
 use crate::sync::LazyLock;
 use crate::{CancelKind, NdjsonFile, OpenError, Opening, Outlet, Run, RunId, Runs};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyString};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -309,12 +310,27 @@ pub(super) fn cancel_run<'py>(
 pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyResult<()> {
     sleep_if_ended(|| {
         let runs = runs(py);
-        py.detach(|| {
+        let opened = py.detach(|| {
             let file = NdjsonFile::open(&path, max_bytes)?;
-            runs.add_sink(Outlet::start(&path.to_string_lossy(), file, CHANNEL)?);
-            Ok(())
-        })
+            Outlet::start(&path.to_string_lossy(), file, CHANNEL)
+        });
+        let outlet =
+            opened.map_err(|error| os_error(py, &error, &path).unwrap_or_else(|error| error))?;
+        py.detach(|| runs.add_sink(outlet));
+        Ok(())
     })
+}
+
+/// As Python's own `open` has it: with the number, the words and the file.
+fn os_error(py: Python<'_>, error: &io::Error, path: &Path) -> PyResult<PyErr> {
+    let Some(number) = error.raw_os_error() else {
+        return Ok(PyOSError::new_err(format!("{}: {error}", path.display())));
+    };
+    let words = py.import("os")?.call_method1("strerror", (number,))?;
+    let arguments = (number, words.unbind(), path.as_os_str());
+    Ok(PyErr::from_value(
+        py.get_type::<PyOSError>().call1(arguments)?,
+    ))
 }
 
 /// Adds what the tables count to the dict of `stats()`.

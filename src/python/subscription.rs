@@ -251,13 +251,31 @@ impl PySubscription {
         match read?.unwrap_or(Ok(Read::TimedOut)) {
             // Lifecycle events and a gap come beyond what was asked for.
             Ok(Read::Events(mut frames)) if frames.len() > max => {
-                let rest = frames.split_off(max).into();
-                let none = std::mem::replace(&mut self.place()?.lock(py).ready, rest);
-                drop(none);
+                let rest = frames.split_off(max);
+                self.keep(py, rest)?;
                 Ok(Read::Events(frames))
             }
             read => read.map_err(|error| lagged(py, error)),
         }
+    }
+
+    /// Keeps what was read and is not handed out yet, before what came beyond a batch; not in a subscription that was
+    /// closed meanwhile.
+    fn keep(&self, py: Python<'_>, frames: Vec<Arc<Frame>>) -> PyResult<()> {
+        let closer = self.closer.get_or_raise("subscription")?;
+        let mut place = self.place()?.lock(py);
+        // Under the lock: whoever closes it does that first, and then takes the lock to clear.
+        let dropped = if closer.is_closed() {
+            frames
+        } else {
+            for frame in frames.into_iter().rev() {
+                place.ready.push_front(frame);
+            }
+            Vec::new()
+        };
+        drop(place);
+        drop(dropped);
+        Ok(())
     }
 
     /// The next event, waiting for it at most `timeout`.
@@ -270,11 +288,7 @@ impl PySubscription {
             Read::Events(frames) => {
                 let mut frames = frames.into_iter();
                 let first = frames.next().expect("at least one");
-                let place = &mut *self.place()?.lock(py);
-                // Before what came beyond a batch.
-                for frame in frames.rev() {
-                    place.ready.push_front(frame);
-                }
+                self.keep(py, frames.collect())?;
                 One::Event(first)
             }
             Read::TimedOut => One::TimedOut,
