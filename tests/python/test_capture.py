@@ -417,6 +417,23 @@ def test_a_bound_thread_is_heard() -> None:
     assert lines(run) == ["bound"]
 
 
+def test_what_is_bound_to_an_ended_run_is_silent(out: io.StringIO) -> None:
+    """It prints into no later run of its id, but where an id was set since, into the run that has that."""
+    first = open_run(new_id())
+    first.complete()
+
+    def job() -> None:
+        print("late")
+        set_current_run_id(other.run_id)
+        print("other")
+
+    with capture_output(), open_run(first.run_id) as later, open_run(new_id()) as other:
+        first.bind(job)()
+        later.bind(lambda: print("later"))()
+    assert (lines(first), lines(later), lines(other)) == ([], ["later"], ["other"])
+    assert out.getvalue() == "late\nother\nlater\n"
+
+
 # --- The process ---
 
 

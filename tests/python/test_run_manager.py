@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import io
 import os
 import sys
 import threading
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llm_callback import (
+    BoundExecutor,
     RunCancelled,
     RunManager,
     _callback_registry,
     _checker_registry,
+    bind,
     capture,
     check_cancellation,
     create_callback_handler,
@@ -551,6 +556,49 @@ def test_a_run_whose_code_does_not_return_is_ended(by: str, cancel_timeout: floa
     manager.shutdown(timeout=DEADLINE)
     assert (hanging.state, len(said(hanging))) == ("cancelled", 2)
     assert manager._workers == 0
+
+
+@pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
+@pytest.mark.parametrize("by", ["its own thread", "bind", "an executor"])
+def test_an_abandoned_run_prints_into_no_later_run(by: str) -> None:
+    """What its code prints when another run has its id goes to the stream it always went to, and into no log."""
+    hangs, late, begun, again = (threading.Event() for _ in range(4))
+    out = io.StringIO()
+
+    def hang() -> None:
+        begun.set()
+        waited(hangs)
+        print("of the first")
+        late.set()
+
+    def execute(config: dict[str, Any]) -> None:
+        if config["task"] == "second":
+            print("of the second")
+            again.set()
+            waited(late)
+        elif by == "bind":
+            Running(bind(hang)).result()
+        elif by == "an executor":
+            with BoundExecutor(ThreadPoolExecutor(1)) as executor:
+                executor.submit(hang).result(DEADLINE)
+        else:
+            hang()
+
+    with contextlib.redirect_stdout(out):
+        manager = RunManager(execute, cancel_timeout=0.01)
+        first = manager.start_run(task="first")
+        waited(begun)
+        first.cancel()
+        assert last(first)[0] == "lifecycle.cancelled"
+        second = manager.start_run(run_id=first.run_id, task="second")
+        waited(again)
+        hangs.set()
+        assert last(second)[0] == "lifecycle.completed"
+        manager.shutdown(timeout=DEADLINE)
+    texts = [data["text"] for name, data in said(second) if name == "system.output"]
+    assert texts == ["of the second"]
+    assert [name for name, _ in said(first)] == ["lifecycle.started", "lifecycle.cancelled"]
+    assert out.getvalue() == "of the second\nof the first\n"
 
 
 # --- The end ---
