@@ -358,9 +358,7 @@ class _Job:
         # Set when the thread has come back from it, or is not waited for any more.
         self.is_done = threading.Event()
         self._on_event = on_event
-        self._before = (_callback_registry.get(run.run_id), _checker_registry.get(run.run_id))
-        # Protects whether it is clean. Under it: that.
-        self._lock = threading.Lock()
+        self._before: tuple[Any, Any] = (None, None)
         self._is_clean = False
         self._capture: OutputCapture | None = None
         self._kept: list[tuple[CancelRegistration, CancelToken | None]] = []
@@ -370,38 +368,56 @@ class _Job:
         return not self.run.wait(0)
 
     def prepare(self, *, capture: bool) -> None:
-        """Register and capture."""
-        if self._on_event is not None:
-            register_event_callback(self.run.run_id, self._on_event)
+        """Register and capture, unless it was abandoned meanwhile."""
+        run_id = self.run.run_id
+        with _registry_lock:
+            if self._is_clean:
+                return
+            # Its run has ended, since ours has begun, and its code lingers: ours is not to put back what it put there.
+            earlier = _registered.get(run_id)
+            kept = None if earlier is None else earlier._put_back()  # noqa: SLF001
+            _registered[run_id] = self
+            self._before = (_callback_registry.get(run_id), _checker_registry.get(run_id))
+            if self._on_event is not None:
+                register_event_callback(run_id, self._on_event)
+        del kept
         if capture:
             self._capture = capture_output()
-        with self._lock:
-            is_clean = self._is_clean
-        if is_clean:
-            # It was abandoned meanwhile.
-            self._put_back()
+            if self._is_clean:
+                self._capture.stop()
 
     def clean_up(self) -> None:
         """Leave everything as it was before the run; once, also where two threads want to."""
-        with self._lock:
-            is_clean, self._is_clean = self._is_clean, True
-        if not is_clean:
-            self._put_back()
-
-    def _put_back(self) -> None:
-        run_id = self.run.run_id
         try:
             if self._capture is not None:
                 self._capture.stop()
             # The last of what it printed, while its callback can hear of it.
-            _flush(run_id, self.run.generation)
+            _flush(self.run.run_id, self.run.generation)
         finally:
-            callback, checker = self._before
-            # What somebody has removed meanwhile is not put back.
-            if _callback_registry.get(run_id) is not None:
-                register_event_callback(run_id, callback)
-            if _checker_registry.get(run_id) is not None:
-                register_cancellation_checker(run_id, checker)
+            with _registry_lock:
+                self._is_clean = True
+                kept = self._put_back()
+            del kept
+            # It may have begun in between.
+            if self._capture is not None:
+                self._capture.stop()
+
+    def _put_back(self) -> tuple[Any, Any] | None:
+        """Put back what was registered before, under the lock; return what is replaced, to die without it."""
+        run_id = self.run.run_id
+        if _registered.get(run_id) is not self:
+            return None
+        del _registered[run_id]
+        latest = get_run(run_id)
+        is_latest = latest is None or latest == self.run
+        now = (_callback_registry.get(run_id), _checker_registry.get(run_id))
+        callback, checker = self._before
+        # What somebody has removed meanwhile is not put back, and what may be a later run's own stays.
+        if now[0] is not None and (is_latest or now[0] is self._on_event):
+            register_event_callback(run_id, callback)
+        if now[1] is not None and is_latest:
+            register_cancellation_checker(run_id, checker)
+        return now
 
     def keep(self, registration: CancelRegistration, token: CancelToken | None = None) -> None:
         """Stop the registration when all is done. The token is kept, for its time to go on."""
@@ -466,6 +482,11 @@ def _default_execute() -> Callable[[dict[str, Any]], Any]:
 
 # --- The process ---
 
+# Protects whose registrations those of a run's id are, and whether they are put back. Under it: look-ups and
+# registrations, after which what was replaced is still held, so that no destructor is called.
+_registry_lock = threading.Lock()
+_registered: dict[int | str, _Job] = {}
+
 # Protects the managers that there are, and whether the exit is prepared. Under it: these, and the registration.
 _process_lock = threading.Lock()
 _managers: WeakSet[RunManager] = WeakSet()
@@ -503,8 +524,10 @@ def _end_all() -> None:
 
 def _forget_the_parents() -> None:
     """In the child of a fork: its threads are the parent's, and a lock may have been held by one of them."""
-    global _process_lock  # noqa: PLW0603 - see above
+    global _process_lock, _registry_lock  # noqa: PLW0603 - see above
     _process_lock = threading.Lock()
+    _registry_lock = threading.Lock()
+    _registered.clear()
     for manager in list(_managers):
         manager._reset()  # noqa: SLF001
 

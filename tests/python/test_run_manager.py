@@ -295,6 +295,42 @@ def test_after_a_run_all_is_as_before_it(how: str) -> None:  # noqa: C901 - one 
     )
 
 
+@pytest.mark.parametrize("first_returns", ["during the second", "after the second"])
+def test_a_run_that_lingers_leaves_the_next_one_its_callback(first_returns: str) -> None:
+    """Where its code goes on after its end, the next run of its id hears all its events, and nothing is left."""
+    go_on, begun, say = threading.Event(), threading.Event(), threading.Event()
+    heard: list[Any] = []
+
+    def execute(config: dict[str, Any]) -> None:
+        run = get_run(config["run_id"])
+        assert run is not None
+        if config["task"] == "first":
+            run.complete()
+            waited(go_on)
+            return
+        run.emit("llm", "stream", {"content": "a"})
+        begun.set()
+        waited(say)
+        run.emit("llm", "stream", {"content": "b"})
+
+    lingers, manager = Manager(execute), Manager(execute)
+    first = lingers.start_run(task="first", on_event=lambda _event: None)
+    assert last(first)[0] == "lifecycle.completed"
+    second = manager.start_run(run_id=first.run_id, task="second", on_event=heard.append)
+    waited(begun)
+    if first_returns == "during the second":
+        go_on.set()
+        lingers.shutdown(timeout=DEADLINE)
+    say.set()
+    assert last(second)[0] == "lifecycle.completed"
+    assert first.run_id not in _callback_registry
+    go_on.set()
+    lingers.shutdown(timeout=DEADLINE)
+    manager.shutdown(timeout=DEADLINE)
+    assert [event["data"]["content"] for event in heard] == ["a", "b"]
+    assert first.run_id not in _callback_registry
+
+
 # --- Whose turn it is ---
 
 
