@@ -23,6 +23,7 @@ from llm_callback._core import (
 from llm_callback._views import _callback_registry, _checker_registry
 from llm_callback.cancel import CancelToken
 from llm_callback.capture import _flush, capture_output
+from llm_callback.context import _current_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,22 +185,28 @@ class RunManager:
     def wait(self, run_id: _RunId | None = None, timeout: float | None = None) -> bool:
         """Wait for the end of a run, or of all that are here now, ``timeout`` seconds at most; whether it is there.
 
-        True for an id of which no run is here. Ctrl-C works.
+        True for an id of which no run is here. Ctrl-C works. Where code of a run of this manager calls it, also on
+        another thread that has that run as its current one (:func:`bind`), it leaves out that run, and of the run
+        itself only tells whether it has ended. Not left out is the run of a thread without a current run, on which it
+        waits; nor are two runs that wait for one another, nor what waits for the caller's place.
         """
-        if run_id is None:
-            jobs = self._jobs()
-        else:
-            job = self._find(run_id)
-            jobs = [] if job is None else [job]
+        own = self._own_jobs()
         end = _End(timeout)
-        return all(job.run.wait(end.remaining) for job in jobs)
+        if run_id is None:
+            return all(job.run.wait(end.remaining) for job in self._jobs() if job not in own)
+        job = self._find(run_id)
+        return job is None or job.run.wait(0 if job in own else end.remaining)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
         """Take no more runs, and end those that wait for their turn, as cancelled, with kind ``shutdown``.
 
         With ``wait``, wait for those that run, ``timeout`` seconds at most. What runs then is cancelled the same way,
         and ended after ``cancel_timeout`` at the latest: no run of this manager is open afterwards. Without ``wait``
-        return at once, and let what runs go on. May be called again. By a run of this manager, it waits for the others.
+        return at once, and let what runs go on. May be called again.
+
+        Called by code of a run of this manager, as :meth:`wait` says, it leaves out that run, and waits for the others
+        ``cancel_timeout`` seconds at most before it cancels them, as they may wait for this one. On a thread that has
+        no current run it does not know the run that waits for it, and with no ``timeout`` waits for that for ever.
         """
         with self._lock:
             self._is_shut_down = True
@@ -208,7 +215,7 @@ class RunManager:
             job.run.cancel("the manager is shut down", kind="shutdown")
         if not wait:
             return
-        end = _End(timeout)
+        end = _End(self._patience(timeout))
         for job in self._others():
             job.is_done.wait(end.remaining)
         stopping = self._others()
@@ -223,7 +230,10 @@ class RunManager:
                 job.is_done.wait(_PATIENCE)
 
     def __enter__(self) -> Self:
-        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first."""
+        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first.
+
+        In a run of this manager it waits for the queue ``cancel_timeout`` seconds at most.
+        """
         return self
 
     def __exit__(
@@ -233,7 +243,7 @@ class RunManager:
         traceback: TracebackType | None,
     ) -> None:
         if error is None:
-            self.wait()
+            self.wait(timeout=self._patience(None))
         self.shutdown()
 
     def _refuse_if_full(self) -> None:
@@ -255,11 +265,23 @@ class RunManager:
         with self._lock:
             return [*self._executing.values(), *self._queued.values()]
 
-    def _others(self) -> list[_Job]:
-        """Return what is executed, but not by the calling thread."""
-        here = threading.get_ident()
+    def _own_jobs(self) -> list[_Job]:
+        """Return what the calling code is a part of: by its thread, and by its current run."""
+        here, run = threading.get_ident(), _current_run()
         with self._lock:
-            return [job for job in self._executing.values() if job.thread != here]
+            return [job for job in self._executing.values() if job.thread == here or job.run == run]
+
+    def _others(self) -> list[_Job]:
+        """Return what is executed, but what the calling code is a part of."""
+        own = self._own_jobs()
+        with self._lock:
+            return [job for job in self._executing.values() if job not in own]
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """Return how long to wait for other runs: where a run waits, they may wait for it."""
+        if not self._own_jobs():
+            return timeout
+        return self._cancel_timeout if timeout is None else min(timeout, self._cancel_timeout)
 
     def _find(self, run_id: _RunId) -> _Job | None:
         run = get_run(run_id)

@@ -464,6 +464,47 @@ def test_a_run_may_use_its_manager() -> None:
     manager.shutdown(timeout=DEADLINE)
 
 
+def leave(manager: RunManager) -> None:
+    """Use the manager in a block."""
+    with manager:
+        pass
+
+
+@pytest.mark.parametrize("use", [RunManager.wait, RunManager.shutdown, leave])
+@pytest.mark.parametrize("on_a_thread", [False, True])
+def test_a_run_does_not_wait_for_itself(
+    use: Callable[[RunManager], Any], on_a_thread: bool
+) -> None:
+    """It leaves itself out when it waits for all, shuts down or leaves the block, also on a thread bound to it."""
+
+    def execute(config: dict[str, Any]) -> Any:
+        if on_a_thread:
+            Running(bind(partial(use, manager))).result()
+        else:
+            use(manager)
+        return manager.wait(config["run_id"])
+
+    manager = Manager(execute)
+    assert last(manager.start_run()) == ("lifecycle.completed", {"result": False})
+    manager.shutdown(timeout=DEADLINE)
+
+
+@pytest.mark.parametrize("use", [RunManager.shutdown, leave])
+def test_two_runs_that_shut_down_their_manager_both_end(use: Callable[[RunManager], Any]) -> None:
+    """Neither waits for the other for ever."""
+    both = threading.Barrier(2)
+
+    def execute(_config: dict[str, Any]) -> None:
+        both.wait(DEADLINE)
+        use(manager)
+
+    manager = Manager(execute, cancel_timeout=0.05)
+    runs = [manager.start_run() for _ in range(2)]
+    for run in runs:
+        assert last(run)[0] in ("lifecycle.completed", "lifecycle.cancelled")
+    assert manager.get_active_runs() == []
+
+
 def test_threads_last_no_longer_than_there_is_work() -> None:
     """A manager that has nothing to do, and was never shut down, has no thread and can be collected."""
     threads: list[threading.Thread] = []
