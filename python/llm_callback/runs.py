@@ -10,7 +10,15 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from importlib import import_module
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import (
+    isasyncgen,
+    isasyncgenfunction,
+    isawaitable,
+    iscoroutine,
+    iscoroutinefunction,
+    isgenerator,
+    isgeneratorfunction,
+)
 from time import monotonic
 from weakref import WeakSet
 
@@ -49,7 +57,8 @@ class RunManager:
 
     ``execute`` is called with a run's config, on a thread of the manager, with the run as the current one, in a
     context that is otherwise empty. What it returns is the data of ``lifecycle.completed``: a dict, or what an
-    object's ``to_dict()`` makes of it, as it is, anything else as ``{"result": …}``. What it raises fails the run;
+    object's ``to_dict()`` makes of it, as it is, anything else as ``{"result": …}``; an awaitable or a generator, whose
+    work is not done, fails the run. What it raises fails the run;
     a run that was asked to stop ends as cancelled, whatever becomes of ``execute``. Left out, it is the hierarchy of
     Strands agents, which needs the extra ``strands``. With ``capture`` what a run prints becomes its events
     (:func:`capture_output`).
@@ -473,6 +482,14 @@ def _as_data(result: Any) -> dict[str, Any]:
         to_dict := getattr(result, "to_dict", None)
     ):
         result = to_dict()
+    if isawaitable(result) or isgenerator(result) or isasyncgen(result):
+        if iscoroutine(result):
+            # It never runs, and Python is not to warn of that too.
+            result.close()
+        raise TypeError(
+            f"execute returned {result!r}, whose work is not done: have it done in execute, as with"
+            " asyncio.run(...) for a coroutine"
+        )
     if isinstance(result, dict) and all(isinstance(key, str) for key in result):
         return result
     return {"result": result}

@@ -790,6 +790,28 @@ def test_what_returns_before_its_work_is_done_is_refused() -> None:
             RunManager(execute)
 
 
+@pytest.mark.filterwarnings("error")
+def test_work_that_is_returned_undone_fails_the_run() -> None:
+    """A coroutine, another awaitable or a generator is no result, and the error says what to do; nothing warns."""
+
+    async def coroutine() -> None: ...
+
+    def generator() -> Any:
+        yield
+
+    async def async_generator() -> Any:
+        yield
+
+    class Awaitable:
+        def __await__(self) -> Any: ...
+
+    for make in (coroutine, generator, async_generator, Awaitable):
+        with Manager(lambda _config, make=make: make()) as manager:
+            name, data = last(manager.start_run())
+        assert name == "lifecycle.failed"
+        assert "asyncio.run" in data["error"]
+
+
 # --- The process ---
 
 
