@@ -131,7 +131,9 @@ class RunManager:
 
         Its id is ``run_id``, else ``config["run_id"]``, else one is made. ``execute`` gets a shallow copy of
         ``config`` with ``run_id``, and with ``task`` where that is given. ``deadline`` is in seconds from now, the
-        time in the queue included. ``on_event`` is registered as the event callback of the run while that runs.
+        time in the queue included. ``on_event`` is registered as the event callback of the run while that runs: it
+        hears what handlers, the output and :meth:`Run.emit` say, and never the run's own ``lifecycle`` events; its end
+        is for :meth:`Run.wait`, or a subscription.
 
         Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, where ``max_queued`` runs
         wait (threads that start runs at one moment may each add one more), and where a run of that id has not ended;
