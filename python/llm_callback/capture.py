@@ -117,7 +117,7 @@ class OutputCapture:
 class _Proxy:
     """Stands for a stream, and looks at what is written to it."""
 
-    __slots__ = ("_name", "_original")
+    __slots__ = ("__weakref__", "_name", "_original")
 
     def __init__(self, name: str, original: Any) -> None:
         object.__setattr__(self, "_name", name)

@@ -129,15 +129,16 @@ class RunManager:
     ) -> Run:
         """Open a run, queue it, and return it: it is ``pending`` until its turn comes.
 
-        Its id is ``run_id``, else ``config["run_id"]``, else one is made. ``execute`` gets a shallow copy of
-        ``config`` with ``run_id``, and with ``task`` where that is given. ``deadline`` is in seconds from now, the
-        time in the queue included. ``on_event`` is registered as the event callback of the run while that runs: it
-        hears what handlers, the output and :meth:`Run.emit` say, and never the run's own ``lifecycle`` events; its end
-        is for :meth:`Run.wait`, or a subscription.
+        Its id is ``run_id``, else ``config["run_id"]``, else one is made. ``execute`` gets a shallow copy of ``config``
+        with ``run_id`` and ``task``, the given one, else the config's, else ``""``. ``deadline`` is in seconds from
+        now, the time in the queue included. ``on_event`` is registered as the event callback of the run while that
+        runs: it hears what handlers, the output and :meth:`Run.emit` say, and never the run's own ``lifecycle`` events;
+        its end is for :meth:`Run.wait`, or a subscription.
 
-        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, where ``max_queued`` runs
-        wait (threads that start runs at one moment may each add one more), and where a run of that id has not ended;
-        TypeError or ValueError for arguments that cannot be; ImportError where the default executor is not installed.
+        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, when the interpreter exits,
+        where ``max_queued`` runs wait (threads that start runs at one moment may each add one more), and where a run of
+        that id has not ended; TypeError or ValueError for arguments that cannot be; ImportError where the default
+        executor is not installed.
         """
         if on_event is not None:
             _check_callable("on_event", on_event)
@@ -532,6 +533,7 @@ _registered: dict[int | str, _Job] = {}
 _process_lock = threading.Lock()
 _managers: WeakSet[RunManager] = WeakSet()
 _is_prepared = False
+_is_exiting = False
 
 
 def _prepare_exit() -> None:
@@ -541,18 +543,27 @@ def _prepare_exit() -> None:
     is registered after it.
     """
     global _is_prepared  # noqa: PLW0603 - of the process
-    if _is_prepared:
+    if _is_prepared and not _is_exiting:
         return
-    import_module("concurrent.futures.thread")
-    # Private, but the only place before the joins: `atexit` comes after them.
-    register = getattr(threading, "_register_atexit", atexit.register)
-    with _process_lock:
-        if not _is_prepared:
-            register(_end_all)
-            _is_prepared = True
+    try:
+        if _is_exiting:
+            raise RuntimeError("all runs are ended already")  # noqa: TRY301 - told as what threading says is
+        import_module("concurrent.futures.thread")
+        # Private, but the only place before the joins: `atexit` comes after them.
+        register = getattr(threading, "_register_atexit", atexit.register)
+        with _process_lock:
+            if not _is_prepared:
+                register(_end_all)
+                _is_prepared = True
+    except RuntimeError as error:
+        raise RuntimeError(
+            "the interpreter exits, and no more runs can be started: start them before the main thread ends"
+        ) from error
 
 
 def _end_all() -> None:
+    global _is_exiting  # noqa: PLW0603 - of the process
+    _is_exiting = True
     with _process_lock:
         managers = list(_managers)
     for manager in managers:

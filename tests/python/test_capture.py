@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -309,6 +310,12 @@ def test_a_proxy_is_otherwise_the_stream(tmp_path: Path) -> None:
         with proxy as entered:
             assert entered is proxy
         assert file.closed
+
+
+def test_a_proxy_can_be_referred_to_weakly() -> None:
+    """Who holds the stream weakly, as some loggers do, holds the proxy."""
+    with capture_output():
+        assert weakref.ref(sys.stdout)() is sys.stdout
 
 
 def test_a_stream_that_fails_fails_as_without_us() -> None:

@@ -871,6 +871,27 @@ def test_a_program_that_ends_is_not_held_up(hang: str) -> None:
     assert out == "[('cancelled', 'shutdown'), ('cancelled', 'shutdown')]\n"
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_no_run_is_started_when_the_interpreter_exits(is_first: bool) -> None:
+    """The error says so, whether or not a run was started before, and no run is left open."""
+    out = printed(
+        f"""
+        import atexit
+        from llm_callback import RunManager, active_runs
+        def late():
+            try:
+                RunManager(print).start_run()
+            except RuntimeError as error:
+                print(error, active_runs())
+        atexit.register(late)
+        if not {is_first}:
+            RunManager(lambda config: None).start_run().wait(60)
+        """
+    )
+    assert out.startswith("the interpreter exits, and no more runs can be started")
+    assert out.endswith(" []\n")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_manager_in_the_child_of_a_fork_is_as_new() -> None:
     """A fork while runs run and wait, and the lock is held, leaves a manager that works; the parent's goes on."""
