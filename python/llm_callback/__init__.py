@@ -43,7 +43,7 @@ from llm_callback.runs import RunManager
 
 # Not a name of this module, which has public names only.
 if _context.TYPE_CHECKING:
-    from llm_callback.executor import BoundExecutor
+    from llm_callback.bound_executor import BoundExecutor
 
 __all__ = [
     "AgentType",
@@ -90,7 +90,7 @@ def __getattr__(name: str) -> object:
     """Import what brings more of the standard library along than the rest, when it is asked for."""
     if name != "BoundExecutor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llm_callback.executor import BoundExecutor  # noqa: PLC0415
+    from llm_callback.bound_executor import BoundExecutor  # noqa: PLC0415
 
     # From now on it is found without a call.
     globals()[name] = BoundExecutor

@@ -11,7 +11,8 @@ import os
 import sys
 from threading import Lock, get_ident, local
 
-from llm_callback._core import _write_unraisable, get_current_run_id, get_run
+from llm_callback._core import _write_unraisable, get_run
+from llm_callback.context import _bound_run, _current_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def capture_output() -> OutputCapture:
     Use it as ``with capture_output():``, or ``capture = capture_output()`` and later ``capture.stop()``; a program
     that wants it for ever calls it once. Every whole line is a ``system.output {"stream", "text"}`` event of the run
     that is current where it is written (:func:`set_current_run_id`, :func:`bind`), if that is an open run that has
-    started, and goes to the original stream first, as it would without. Without a run it goes there only.
+    started, and goes to the original stream first, as it would without. Without a run it goes there only; so does what
+    code that was bound to a run prints after its end, though a later run has the same id.
 
     Each thread of a run writes lines of its own. A line's end is no part of its text; one that is longer
     than 65 536 characters comes in pieces. What is no whole line when the run ends, or the last capture, is an event
@@ -115,7 +117,7 @@ class OutputCapture:
 class _Proxy:
     """Stands for a stream, and looks at what is written to it."""
 
-    __slots__ = ("_name", "_original")
+    __slots__ = ("__weakref__", "_name", "_original")
 
     def __init__(self, name: str, original: Any) -> None:
         object.__setattr__(self, "_name", name)
@@ -214,7 +216,8 @@ class _Line:
 def _take(name: str, text: str) -> None:
     """Have what was written become events of the current run, line by line."""
     run = _current_run()
-    if run is None:
+    # What has not begun is not begun by a print. What has ended is silent, also where a later run has its id.
+    if run is None or run.state != "running":
         return
     key = (run.run_id, run.generation, name, get_ident())
     line = _lines.pop(key, None) or _Line()
@@ -235,19 +238,6 @@ def _take(name: str, text: str) -> None:
         _flush(run.run_id, run.generation)
     elif len(_lines) > _MOST:
         _flush_all()
-
-
-def _current_run() -> Run | None:
-    """Return the open run that is current here. What has not begun is not begun by a print."""
-    run_id = get_current_run_id()
-    if run_id is None:
-        return None
-    try:
-        run = get_run(run_id)
-    except (TypeError, ValueError):
-        # The drop-in takes any object for an id; of such a one there is no run.
-        return None
-    return run if run is not None and run.state == "running" else None
 
 
 def _flush(run_id: int | str, generation: int) -> None:
@@ -286,6 +276,8 @@ def _forget_the_parents() -> None:
     global _lock  # noqa: PLW0603 - see above
     _lock = Lock()
     _lines.clear()
+    # The child may have a run of that id.
+    _bound_run.set(None)
 
 
 if hasattr(os, "register_at_fork"):

@@ -9,18 +9,21 @@ from functools import wraps
 # No further cost: `dataclasses` imports it too.
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
-from llm_callback._core import get_current_run_id, set_current_run_id
+from llm_callback._core import get_current_run_id, get_run, set_current_run_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from typing import Any, TypeVar
 
+    from llm_callback._core import Run
+
     _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+# The run that code was bound to, beside its id, which a later run may have too; None where only an id was bound.
 # Its tokens tell whether code runs in the context that it began in.
-_entered: ContextVar[None] = ContextVar("llm_callback_entered")
+_bound_run: ContextVar[Run | None] = ContextVar("llm_callback_bound_run", default=None)
 
 
 def bind(function: _F) -> _F:
@@ -33,11 +36,11 @@ def bind(function: _F) -> _F:
 
     Raises TypeError for a generator function: its body runs later, in its consumer's context.
     """
-    return _bind_to(function, get_current_run_id())
+    return _bind_to(function, get_current_run_id(), _bound_run.get())
 
 
-def _bind_to(function: _F, run_id: Hashable) -> _F:
-    """Do what ``bind`` does, and ``Run.bind``, for a run that is given."""
+def _bind_to(function: _F, run_id: Hashable, run: Run | None = None) -> _F:
+    """Do what ``bind`` does, and ``Run.bind``, for a run that is given: by its id, or the very one."""
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         msg = f"bind() cannot carry a run into the generator function {function!r}: bind what consumes it"
         raise TypeError(msg)
@@ -47,14 +50,14 @@ def _bind_to(function: _F, run_id: Hashable) -> _F:
         @wraps(function)
         async def bound_coroutine(*args: Any, **kwargs: Any) -> Any:
             previous = get_current_run_id()
-            here = _entered.set(None)
+            here = _bound_run.set(run)
             set_current_run_id(run_id)
             try:
                 return await function(*args, **kwargs)
             finally:
                 # A coroutine may be closed from another context, whose run is none of its business.
                 with suppress(ValueError):
-                    _entered.reset(here)
+                    _bound_run.reset(here)
                     set_current_run_id(previous)
 
         return bound_coroutine  # type: ignore[return-value]
@@ -62,10 +65,27 @@ def _bind_to(function: _F, run_id: Hashable) -> _F:
     @wraps(function)
     def bound(*args: Any, **kwargs: Any) -> Any:
         previous = get_current_run_id()
+        here = _bound_run.set(run)
         set_current_run_id(run_id)
         try:
             return function(*args, **kwargs)
         finally:
+            _bound_run.reset(here)
             set_current_run_id(previous)
 
     return bound  # type: ignore[return-value]
+
+
+def _current_run() -> Run | None:
+    """Return the run that is current here, if there is one: of its id the one that was bound, else the latest."""
+    run_id = get_current_run_id()
+    if run_id is None:
+        return None
+    try:
+        run = get_run(run_id)
+    except (TypeError, ValueError):
+        # The drop-in takes any object for an id; of such a one there is no run.
+        return None
+    bound = _bound_run.get()
+    # An id that was set since is of another run. Both are as Rust has them: no `__eq__` of a user's is called.
+    return bound if run and bound and bound.run_id == run.run_id else run

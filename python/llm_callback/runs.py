@@ -10,7 +10,15 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from importlib import import_module
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import (
+    isasyncgen,
+    isasyncgenfunction,
+    isawaitable,
+    iscoroutine,
+    iscoroutinefunction,
+    isgenerator,
+    isgeneratorfunction,
+)
 from time import monotonic
 from weakref import WeakSet
 
@@ -23,6 +31,7 @@ from llm_callback._core import (
 from llm_callback._views import _callback_registry, _checker_registry
 from llm_callback.cancel import CancelToken
 from llm_callback.capture import _flush, capture_output
+from llm_callback.context import _current_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +57,8 @@ class RunManager:
 
     ``execute`` is called with a run's config, on a thread of the manager, with the run as the current one, in a
     context that is otherwise empty. What it returns is the data of ``lifecycle.completed``: a dict, or what an
-    object's ``to_dict()`` makes of it, as it is, anything else as ``{"result": …}``. What it raises fails the run;
+    object's ``to_dict()`` makes of it, as it is, anything else as ``{"result": …}``; an awaitable or a generator, whose
+    work is not done, fails the run. What it raises fails the run;
     a run that was asked to stop ends as cancelled, whatever becomes of ``execute``. Left out, it is the hierarchy of
     Strands agents, which needs the extra ``strands``. With ``capture`` what a run prints becomes its events
     (:func:`capture_output`).
@@ -119,13 +129,16 @@ class RunManager:
     ) -> Run:
         """Open a run, queue it, and return it: it is ``pending`` until its turn comes.
 
-        Its id is ``run_id``, else ``config["run_id"]``, else one is made. ``execute`` gets a shallow copy of
-        ``config`` with ``run_id``, and with ``task`` where that is given. ``deadline`` is in seconds from now, the
-        time in the queue included. ``on_event`` is registered as the event callback of the run while that runs.
+        Its id is ``run_id``, else ``config["run_id"]``, else one is made. ``execute`` gets a shallow copy of ``config``
+        with ``run_id`` and ``task``, the given one, else the config's, else ``""``. ``deadline`` is in seconds from
+        now, the time in the queue included. ``on_event`` is registered as the event callback of the run while that
+        runs: it hears what handlers, the output and :meth:`Run.emit` say, and never the run's own ``lifecycle`` events;
+        its end is for :meth:`Run.wait`, or a subscription.
 
-        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, where ``max_queued`` runs
-        wait (threads that start runs at one moment may each add one more), and where a run of that id has not ended;
-        TypeError or ValueError for arguments that cannot be; ImportError where the default executor is not installed.
+        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, when the interpreter exits,
+        where ``max_queued`` runs wait (threads that start runs at one moment may each add one more), and where a run of
+        that id has not ended; TypeError or ValueError for arguments that cannot be; ImportError where the default
+        executor is not installed.
         """
         if on_event is not None:
             _check_callable("on_event", on_event)
@@ -184,22 +197,28 @@ class RunManager:
     def wait(self, run_id: _RunId | None = None, timeout: float | None = None) -> bool:
         """Wait for the end of a run, or of all that are here now, ``timeout`` seconds at most; whether it is there.
 
-        True for an id of which no run is here. Ctrl-C works.
+        True for an id of which no run is here. Ctrl-C works. Where code of a run of this manager calls it, also on
+        another thread that has that run as its current one (:func:`bind`), it leaves out that run, and of the run
+        itself only tells whether it has ended. Not left out is the run of a thread without a current run, on which it
+        waits; nor are two runs that wait for one another, nor what waits for the caller's place.
         """
-        if run_id is None:
-            jobs = self._jobs()
-        else:
-            job = self._find(run_id)
-            jobs = [] if job is None else [job]
+        own = self._own_jobs()
         end = _End(timeout)
-        return all(job.run.wait(end.remaining) for job in jobs)
+        if run_id is None:
+            return all(job.run.wait(end.remaining) for job in self._jobs() if job not in own)
+        job = self._find(run_id)
+        return job is None or job.run.wait(0 if job in own else end.remaining)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
         """Take no more runs, and end those that wait for their turn, as cancelled, with kind ``shutdown``.
 
         With ``wait``, wait for those that run, ``timeout`` seconds at most. What runs then is cancelled the same way,
         and ended after ``cancel_timeout`` at the latest: no run of this manager is open afterwards. Without ``wait``
-        return at once, and let what runs go on. May be called again. By a run of this manager, it waits for the others.
+        return at once, and let what runs go on. May be called again.
+
+        Called by code of a run of this manager, as :meth:`wait` says, it leaves out that run, and waits for the others
+        ``cancel_timeout`` seconds at most before it cancels them, as they may wait for this one. On a thread that has
+        no current run it does not know the run that waits for it, and with no ``timeout`` waits for that for ever.
         """
         with self._lock:
             self._is_shut_down = True
@@ -208,7 +227,7 @@ class RunManager:
             job.run.cancel("the manager is shut down", kind="shutdown")
         if not wait:
             return
-        end = _End(timeout)
+        end = _End(self._patience(timeout))
         for job in self._others():
             job.is_done.wait(end.remaining)
         stopping = self._others()
@@ -223,7 +242,10 @@ class RunManager:
                 job.is_done.wait(_PATIENCE)
 
     def __enter__(self) -> Self:
-        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first."""
+        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first.
+
+        In a run of this manager it waits for the queue ``cancel_timeout`` seconds at most.
+        """
         return self
 
     def __exit__(
@@ -233,7 +255,7 @@ class RunManager:
         traceback: TracebackType | None,
     ) -> None:
         if error is None:
-            self.wait()
+            self.wait(timeout=self._patience(None))
         self.shutdown()
 
     def _refuse_if_full(self) -> None:
@@ -255,11 +277,23 @@ class RunManager:
         with self._lock:
             return [*self._executing.values(), *self._queued.values()]
 
-    def _others(self) -> list[_Job]:
-        """Return what is executed, but not by the calling thread."""
-        here = threading.get_ident()
+    def _own_jobs(self) -> list[_Job]:
+        """Return what the calling code is a part of: by its thread, and by its current run."""
+        here, run = threading.get_ident(), _current_run()
         with self._lock:
-            return [job for job in self._executing.values() if job.thread != here]
+            return [job for job in self._executing.values() if job.thread == here or job.run == run]
+
+    def _others(self) -> list[_Job]:
+        """Return what is executed, but what the calling code is a part of."""
+        own = self._own_jobs()
+        with self._lock:
+            return [job for job in self._executing.values() if job not in own]
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """Return how long to wait for other runs: where a run waits, they may wait for it."""
+        if not self._own_jobs():
+            return timeout
+        return self._cancel_timeout if timeout is None else min(timeout, self._cancel_timeout)
 
     def _find(self, run_id: _RunId) -> _Job | None:
         run = get_run(run_id)
@@ -358,9 +392,7 @@ class _Job:
         # Set when the thread has come back from it, or is not waited for any more.
         self.is_done = threading.Event()
         self._on_event = on_event
-        self._before = (_callback_registry.get(run.run_id), _checker_registry.get(run.run_id))
-        # Protects whether it is clean. Under it: that.
-        self._lock = threading.Lock()
+        self._before: tuple[Any, Any] = (None, None)
         self._is_clean = False
         self._capture: OutputCapture | None = None
         self._kept: list[tuple[CancelRegistration, CancelToken | None]] = []
@@ -370,38 +402,56 @@ class _Job:
         return not self.run.wait(0)
 
     def prepare(self, *, capture: bool) -> None:
-        """Register and capture."""
-        if self._on_event is not None:
-            register_event_callback(self.run.run_id, self._on_event)
+        """Register and capture, unless it was abandoned meanwhile."""
+        run_id = self.run.run_id
+        with _registry_lock:
+            if self._is_clean:
+                return
+            # Its run has ended, since ours has begun, and its code lingers: ours is not to put back what it put there.
+            earlier = _registered.get(run_id)
+            kept = None if earlier is None else earlier._put_back()  # noqa: SLF001
+            _registered[run_id] = self
+            self._before = (_callback_registry.get(run_id), _checker_registry.get(run_id))
+            if self._on_event is not None:
+                register_event_callback(run_id, self._on_event)
+        del kept
         if capture:
             self._capture = capture_output()
-        with self._lock:
-            is_clean = self._is_clean
-        if is_clean:
-            # It was abandoned meanwhile.
-            self._put_back()
+            if self._is_clean:
+                self._capture.stop()
 
     def clean_up(self) -> None:
         """Leave everything as it was before the run; once, also where two threads want to."""
-        with self._lock:
-            is_clean, self._is_clean = self._is_clean, True
-        if not is_clean:
-            self._put_back()
-
-    def _put_back(self) -> None:
-        run_id = self.run.run_id
         try:
             if self._capture is not None:
                 self._capture.stop()
             # The last of what it printed, while its callback can hear of it.
-            _flush(run_id, self.run.generation)
+            _flush(self.run.run_id, self.run.generation)
         finally:
-            callback, checker = self._before
-            # What somebody has removed meanwhile is not put back.
-            if _callback_registry.get(run_id) is not None:
-                register_event_callback(run_id, callback)
-            if _checker_registry.get(run_id) is not None:
-                register_cancellation_checker(run_id, checker)
+            with _registry_lock:
+                self._is_clean = True
+                kept = self._put_back()
+            del kept
+            # It may have begun in between.
+            if self._capture is not None:
+                self._capture.stop()
+
+    def _put_back(self) -> tuple[Any, Any] | None:
+        """Put back what was registered before, under the lock; return what is replaced, to die without it."""
+        run_id = self.run.run_id
+        if _registered.get(run_id) is not self:
+            return None
+        del _registered[run_id]
+        latest = get_run(run_id)
+        is_latest = latest is None or latest == self.run
+        now = (_callback_registry.get(run_id), _checker_registry.get(run_id))
+        callback, checker = self._before
+        # What somebody has removed meanwhile is not put back, and what may be a later run's own stays.
+        if now[0] is not None and (is_latest or now[0] is self._on_event):
+            register_event_callback(run_id, callback)
+        if now[1] is not None and is_latest:
+            register_cancellation_checker(run_id, checker)
+        return now
 
     def keep(self, registration: CancelRegistration, token: CancelToken | None = None) -> None:
         """Stop the registration when all is done. The token is kept, for its time to go on."""
@@ -435,6 +485,14 @@ def _as_data(result: Any) -> dict[str, Any]:
         to_dict := getattr(result, "to_dict", None)
     ):
         result = to_dict()
+    if isawaitable(result) or isgenerator(result) or isasyncgen(result):
+        if iscoroutine(result):
+            # It never runs, and Python is not to warn of that too.
+            result.close()
+        raise TypeError(
+            f"execute returned {result!r}, whose work is not done: have it done in execute, as with"
+            " asyncio.run(...) for a coroutine"
+        )
     if isinstance(result, dict) and all(isinstance(key, str) for key in result):
         return result
     return {"result": result}
@@ -466,10 +524,16 @@ def _default_execute() -> Callable[[dict[str, Any]], Any]:
 
 # --- The process ---
 
+# Protects whose registrations those of a run's id are, and whether they are put back. Under it: look-ups and
+# registrations, after which what was replaced is still held, so that no destructor is called.
+_registry_lock = threading.Lock()
+_registered: dict[int | str, _Job] = {}
+
 # Protects the managers that there are, and whether the exit is prepared. Under it: these, and the registration.
 _process_lock = threading.Lock()
 _managers: WeakSet[RunManager] = WeakSet()
 _is_prepared = False
+_is_exiting = False
 
 
 def _prepare_exit() -> None:
@@ -479,18 +543,27 @@ def _prepare_exit() -> None:
     is registered after it.
     """
     global _is_prepared  # noqa: PLW0603 - of the process
-    if _is_prepared:
+    if _is_prepared and not _is_exiting:
         return
-    import_module("concurrent.futures.thread")
-    # Private, but the only place before the joins: `atexit` comes after them.
-    register = getattr(threading, "_register_atexit", atexit.register)
-    with _process_lock:
-        if not _is_prepared:
-            register(_end_all)
-            _is_prepared = True
+    try:
+        if _is_exiting:
+            raise RuntimeError("all runs are ended already")  # noqa: TRY301 - told as what threading says is
+        import_module("concurrent.futures.thread")
+        # Private, but the only place before the joins: `atexit` comes after them.
+        register = getattr(threading, "_register_atexit", atexit.register)
+        with _process_lock:
+            if not _is_prepared:
+                register(_end_all)
+                _is_prepared = True
+    except RuntimeError as error:
+        raise RuntimeError(
+            "the interpreter exits, and no more runs can be started: start them before the main thread ends"
+        ) from error
 
 
 def _end_all() -> None:
+    global _is_exiting  # noqa: PLW0603 - of the process
+    _is_exiting = True
     with _process_lock:
         managers = list(_managers)
     for manager in managers:
@@ -503,8 +576,10 @@ def _end_all() -> None:
 
 def _forget_the_parents() -> None:
     """In the child of a fork: its threads are the parent's, and a lock may have been held by one of them."""
-    global _process_lock  # noqa: PLW0603 - see above
+    global _process_lock, _registry_lock  # noqa: PLW0603 - see above
     _process_lock = threading.Lock()
+    _registry_lock = threading.Lock()
+    _registered.clear()
     for manager in list(_managers):
         manager._reset()  # noqa: SLF001
 

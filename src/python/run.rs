@@ -385,12 +385,15 @@ impl PyRun {
     }
 
     /// Return `function` wrapped so that this run is the current one while it runs. See :func:`bind`.
-    fn bind<'py>(&self, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let py = function.py();
+    fn bind<'py>(
+        slf: &Bound<'py, Self>,
+        function: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
         sleep_if_ended(|| {
             py.import("llm_callback.context")?
                 .getattr("_bind_to")?
-                .call1((function, self.run_id(py)?))
+                .call1((function, slf.get().run_id(py)?, slf))
         })
     }
 

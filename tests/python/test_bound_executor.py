@@ -139,6 +139,6 @@ def test_it_is_imported_when_it_is_asked_for() -> None:
                 print(error)
             """
         )
-        == "False True\nTrue llm_callback.executor\n"
+        == "False True\nTrue llm_callback.bound_executor\n"
         "module 'llm_callback' has no attribute 'Bound'\n"
     )

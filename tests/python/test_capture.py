@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -311,6 +312,12 @@ def test_a_proxy_is_otherwise_the_stream(tmp_path: Path) -> None:
         assert file.closed
 
 
+def test_a_proxy_can_be_referred_to_weakly() -> None:
+    """Who holds the stream weakly, as some loggers do, holds the proxy."""
+    with capture_output():
+        assert weakref.ref(sys.stdout)() is sys.stdout
+
+
 def test_a_stream_that_fails_fails_as_without_us() -> None:
     """What it raises reaches who prints, and is no event; a stream that is None stays None."""
     closed = io.StringIO()
@@ -415,6 +422,23 @@ def test_a_bound_thread_is_heard() -> None:
         Running(bound).result()
         Running(lambda: print("lost")).result()
     assert lines(run) == ["bound"]
+
+
+def test_what_is_bound_to_an_ended_run_is_silent(out: io.StringIO) -> None:
+    """It prints into no later run of its id, but where an id was set since, into the run that has that."""
+    first = open_run(new_id())
+    first.complete()
+
+    def job() -> None:
+        print("late")
+        set_current_run_id(other.run_id)
+        print("other")
+
+    with capture_output(), open_run(first.run_id) as later, open_run(new_id()) as other:
+        first.bind(job)()
+        later.bind(lambda: print("later"))()
+    assert (lines(first), lines(later), lines(other)) == ([], ["later"], ["other"])
+    assert out.getvalue() == "late\nother\nlater\n"
 
 
 # --- The process ---

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import io
 import os
 import sys
 import threading
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from llm_callback import (
+    BoundExecutor,
     RunCancelled,
     RunManager,
     _callback_registry,
     _checker_registry,
+    bind,
     capture,
     check_cancellation,
     create_callback_handler,
@@ -290,6 +295,42 @@ def test_after_a_run_all_is_as_before_it(how: str) -> None:  # noqa: C901 - one 
     )
 
 
+@pytest.mark.parametrize("first_returns", ["during the second", "after the second"])
+def test_a_run_that_lingers_leaves_the_next_one_its_callback(first_returns: str) -> None:
+    """Where its code goes on after its end, the next run of its id hears all its events, and nothing is left."""
+    go_on, begun, say = threading.Event(), threading.Event(), threading.Event()
+    heard: list[Any] = []
+
+    def execute(config: dict[str, Any]) -> None:
+        run = get_run(config["run_id"])
+        assert run is not None
+        if config["task"] == "first":
+            run.complete()
+            waited(go_on)
+            return
+        run.emit("llm", "stream", {"content": "a"})
+        begun.set()
+        waited(say)
+        run.emit("llm", "stream", {"content": "b"})
+
+    lingers, manager = Manager(execute), Manager(execute)
+    first = lingers.start_run(task="first", on_event=lambda _event: None)
+    assert last(first)[0] == "lifecycle.completed"
+    second = manager.start_run(run_id=first.run_id, task="second", on_event=heard.append)
+    waited(begun)
+    if first_returns == "during the second":
+        go_on.set()
+        lingers.shutdown(timeout=DEADLINE)
+    say.set()
+    assert last(second)[0] == "lifecycle.completed"
+    assert first.run_id not in _callback_registry
+    go_on.set()
+    lingers.shutdown(timeout=DEADLINE)
+    manager.shutdown(timeout=DEADLINE)
+    assert [event["data"]["content"] for event in heard] == ["a", "b"]
+    assert first.run_id not in _callback_registry
+
+
 # --- Whose turn it is ---
 
 
@@ -423,6 +464,47 @@ def test_a_run_may_use_its_manager() -> None:
     manager.shutdown(timeout=DEADLINE)
 
 
+def leave(manager: RunManager) -> None:
+    """Use the manager in a block."""
+    with manager:
+        pass
+
+
+@pytest.mark.parametrize("use", [RunManager.wait, RunManager.shutdown, leave])
+@pytest.mark.parametrize("on_a_thread", [False, True])
+def test_a_run_does_not_wait_for_itself(
+    use: Callable[[RunManager], Any], on_a_thread: bool
+) -> None:
+    """It leaves itself out when it waits for all, shuts down or leaves the block, also on a thread bound to it."""
+
+    def execute(config: dict[str, Any]) -> Any:
+        if on_a_thread:
+            Running(bind(partial(use, manager))).result()
+        else:
+            use(manager)
+        return manager.wait(config["run_id"])
+
+    manager = Manager(execute)
+    assert last(manager.start_run()) == ("lifecycle.completed", {"result": False})
+    manager.shutdown(timeout=DEADLINE)
+
+
+@pytest.mark.parametrize("use", [RunManager.shutdown, leave])
+def test_two_runs_that_shut_down_their_manager_both_end(use: Callable[[RunManager], Any]) -> None:
+    """Neither waits for the other for ever."""
+    both = threading.Barrier(2)
+
+    def execute(_config: dict[str, Any]) -> None:
+        both.wait(DEADLINE)
+        use(manager)
+
+    manager = Manager(execute, cancel_timeout=0.05)
+    runs = [manager.start_run() for _ in range(2)]
+    for run in runs:
+        assert last(run)[0] in ("lifecycle.completed", "lifecycle.cancelled")
+    assert manager.get_active_runs() == []
+
+
 def test_threads_last_no_longer_than_there_is_work() -> None:
     """A manager that has nothing to do, and was never shut down, has no thread and can be collected."""
     threads: list[threading.Thread] = []
@@ -553,6 +635,49 @@ def test_a_run_whose_code_does_not_return_is_ended(by: str, cancel_timeout: floa
     assert manager._workers == 0
 
 
+@pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
+@pytest.mark.parametrize("by", ["its own thread", "bind", "an executor"])
+def test_an_abandoned_run_prints_into_no_later_run(by: str) -> None:
+    """What its code prints when another run has its id goes to the stream it always went to, and into no log."""
+    hangs, late, begun, again = (threading.Event() for _ in range(4))
+    out = io.StringIO()
+
+    def hang() -> None:
+        begun.set()
+        waited(hangs)
+        print("of the first")
+        late.set()
+
+    def execute(config: dict[str, Any]) -> None:
+        if config["task"] == "second":
+            print("of the second")
+            again.set()
+            waited(late)
+        elif by == "bind":
+            Running(bind(hang)).result()
+        elif by == "an executor":
+            with BoundExecutor(ThreadPoolExecutor(1)) as executor:
+                executor.submit(hang).result(DEADLINE)
+        else:
+            hang()
+
+    with contextlib.redirect_stdout(out):
+        manager = RunManager(execute, cancel_timeout=0.01)
+        first = manager.start_run(task="first")
+        waited(begun)
+        first.cancel()
+        assert last(first)[0] == "lifecycle.cancelled"
+        second = manager.start_run(run_id=first.run_id, task="second")
+        waited(again)
+        hangs.set()
+        assert last(second)[0] == "lifecycle.completed"
+        manager.shutdown(timeout=DEADLINE)
+    texts = [data["text"] for name, data in said(second) if name == "system.output"]
+    assert texts == ["of the second"]
+    assert [name for name, _ in said(first)] == ["lifecycle.started", "lifecycle.cancelled"]
+    assert out.getvalue() == "of the second\nof the first\n"
+
+
 # --- The end ---
 
 
@@ -665,6 +790,28 @@ def test_what_returns_before_its_work_is_done_is_refused() -> None:
             RunManager(execute)
 
 
+@pytest.mark.filterwarnings("error")
+def test_work_that_is_returned_undone_fails_the_run() -> None:
+    """A coroutine, another awaitable or a generator is no result, and the error says what to do; nothing warns."""
+
+    async def coroutine() -> None: ...
+
+    def generator() -> Any:
+        yield
+
+    async def async_generator() -> Any:
+        yield
+
+    class Awaitable:
+        def __await__(self) -> Any: ...
+
+    for make in (coroutine, generator, async_generator, Awaitable):
+        with Manager(lambda _config, make=make: make()) as manager:
+            name, data = last(manager.start_run())
+        assert name == "lifecycle.failed"
+        assert "asyncio.run" in data["error"]
+
+
 # --- The process ---
 
 
@@ -722,6 +869,27 @@ def test_a_program_that_ends_is_not_held_up(hang: str) -> None:
         """
     )
     assert out == "[('cancelled', 'shutdown'), ('cancelled', 'shutdown')]\n"
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_no_run_is_started_when_the_interpreter_exits(is_first: bool) -> None:
+    """The error says so, whether or not a run was started before, and no run is left open."""
+    out = printed(
+        f"""
+        import atexit
+        from llm_callback import RunManager, active_runs
+        def late():
+            try:
+                RunManager(print).start_run()
+            except RuntimeError as error:
+                print(error, active_runs())
+        atexit.register(late)
+        if not {is_first}:
+            RunManager(lambda config: None).start_run().wait(60)
+        """
+    )
+    assert out.startswith("the interpreter exits, and no more runs can be started")
+    assert out.endswith(" []\n")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

@@ -9,13 +9,15 @@ from concurrent.futures import Executor
 from functools import partial
 
 from llm_callback._core import get_current_run_id
-from llm_callback.context import _bind_to, bind
+from llm_callback.context import _bind_to, _bound_run, bind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
     from concurrent.futures import Future
     from typing import Any, TypeVar
+
+    from llm_callback._core import Run
 
     _T = TypeVar("_T")
 
@@ -55,8 +57,22 @@ class BoundExecutor(Executor):
 def _bound(function: Callable[..., _T]) -> Callable[..., _T]:
     # For what it refuses. The closure that it returns could not be pickled for another process.
     bind(function)
-    return partial(_call, get_current_run_id(), function)
+    return partial(_call, get_current_run_id(), _Here(_bound_run.get()), function)
 
 
-def _call(run_id: Hashable, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T:
-    return _bind_to(function, run_id)(*args, **kwargs)
+class _Here:
+    """A run for this process: pickled for another one it is none."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Run | None = None) -> None:
+        self.run = run
+
+    def __reduce__(self) -> tuple[type[_Here], tuple[()]]:
+        return _Here, ()
+
+
+def _call(
+    run_id: Hashable, here: _Here, function: Callable[..., _T], /, *args: Any, **kwargs: Any
+) -> _T:
+    return _bind_to(function, run_id, here.run)(*args, **kwargs)
