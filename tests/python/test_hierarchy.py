@@ -18,6 +18,7 @@ from hierarchies import (
     GLOBAL,
     SOON,
     TEAMS,
+    WORDS,
     WORKERS,
     Live,
     Plan,
@@ -38,18 +39,19 @@ from llm_callback import (
     get_current_run_id,
     get_run,
     open_run,
+    register_cancellation_checker,
     register_event_callback,
     set_current_run_id,
     stats,
 )
 from llm_callback._views import _callback_registry, _checker_registry
 from llm_callback.hierarchy import HierarchyExecutor, WorkerAgentFactory, execute_hierarchy, run_in
-from llm_callback.testing import Fail, Gate, Pause, ToolCall
+from llm_callback.testing import Fail, Gate, Pause, ScriptedModel, Text, ToolCall
 from readers import kind, kinds
 from support import DEADLINE, Running, in_thread, raised_by, scaled, together, waited, worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 @contextmanager
@@ -448,6 +450,68 @@ def test_a_cancel_between_two_words_ends_the_run_there(
         heard = plain(plan, live.events)
         assert heard[:-1] == solo()[: len(heard) - 1]
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_a_hosts_checker_ends_the_run_as_cancelled() -> None:
+    """Where a registered checker says so in the middle, no word follows, and no success is told."""
+    with Plan() as plan:
+        word = plan.texts(WORKERS[0])[7]
+        stop = threading.Event()
+
+        def listen(event: dict[str, Any]) -> None:
+            if event["data"].get("content") == word:
+                stop.set()
+
+        register_cancellation_checker(plan.run_id, stop.is_set)
+        try:
+            with listening(plan, listen):
+                live = Live(plan)
+                error = was_cancelled(live)
+        finally:
+            register_cancellation_checker(plan.run_id, None)
+        assert error.reason == "the run's checker says so"
+        assert texts(live.events, WORKERS[0]) == plan.texts(WORKERS[0])[:8]
+        heard = plain(plan, live.events)
+        assert heard[:-1] == solo()[: len(heard) - 1]
+
+
+class Talking(ScriptedModel):
+    """Says a million words, and never lets the loop's other tasks run."""
+
+    WORDS = 1_000_000
+
+    def __init__(self) -> None:
+        super().__init__(["unused"])
+        self.said = 0
+        self.began = threading.Event()
+
+    async def stream(self, *_args: Any, **_options: Any) -> AsyncIterator[Any]:
+        """Talk."""
+        yield {"messageStart": {"role": "assistant"}}
+        yield {"contentBlockStart": {"start": {}}}
+        for number in range(self.WORDS):
+            self.said = number + 1
+            yield {"contentBlockDelta": {"delta": {"text": "word "}}}
+            if number == WORDS:
+                self.began.set()
+        yield {"contentBlockStop": {}}
+        yield {"messageStop": {"stopReason": "end_turn"}}
+
+
+@pytest.mark.parametrize("agent_id", [GLOBAL, "team-1-supervisor", WORKERS[0]])
+@pytest.mark.parametrize("how", ["cancel", "fail"])
+def test_a_model_that_talks_without_a_pause_is_stopped(agent_id: str, how: str) -> None:
+    """Its run's end, by a cancel or by somebody else, is seen between two words; its thread ends with it."""
+    model = Talking()
+    with Plan() as plan:
+        plan.script[agent_id] = [[Text(("never ",))]]
+        plan.model_for[agent_id] = model
+        live = Live(plan)
+        waited(model.began)
+        assert live.run.cancel() if how == "cancel" else live.run.fail("by somebody else")
+        assert isinstance(live.raised, RunCancelled)
+        assert live.run.state == ("cancelled" if how == "cancel" else "failed")
+        assert model.said < model.WORDS // 2
 
 
 def test_a_cancel_at_the_last_moment_is_a_cancel() -> None:

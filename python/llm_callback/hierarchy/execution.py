@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from strands import Agent
@@ -50,15 +50,18 @@ class Execution:
         Raises ConfigError and ModelUnavailable where it can have no model.
         """
         at_once = self.config.execution_mode is ExecutionMode.PARALLEL
+        callback = _UntilCancelled(self.run, caller)
         options = {
             "model": create_model(ModelRequest(caller.agent_id, caller.agent_name, llm)),
             "tools": list(tools),
             "system_prompt": system_prompt or None,
-            "callback_handler": _unless_cancelled(self.run.handler(caller)),
+            "callback_handler": callback,
             "name": caller.agent_name,
             "tool_executor": ConcurrentToolExecutor() if at_once else SequentialToolExecutor(),
         }
-        return Agent(**{**options, **self._agent_options(caller)})
+        agent = Agent(**{**options, **self._agent_options(caller)})
+        callback.serve(agent)
+        return agent
 
     async def ask(self, agent: Agent, caller: CallerContext, token: CancelToken, task: str) -> str:
         """Return what ``agent`` answers to ``task``; its start and its end are events of the run.
@@ -89,18 +92,34 @@ def describe(error: BaseException) -> str:
     return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
 
 
-def _unless_cancelled(handler: Callable[..., None]) -> Callable[..., None]:
-    """Return ``handler``, which leaves the cancel of its run to the task that calls it.
+class _UntilCancelled:
+    """An agent's callback: the run's handler, which stops run and agent where it learns that they are to stop.
 
     An exception out of a callback leaves strands' generators to be closed in another context, where OpenTelemetry
     logs a traceback for each; the task of a cancelled run ends at its next await, and closes them as they were opened.
     """
 
-    def handle(**kwargs: Any) -> None:
-        with suppress(RunCancelled):
-            handler(**kwargs)
+    def __init__(self, run: Run, caller: CallerContext) -> None:
+        self._run = run
+        self._handler = run.handler(caller)
+        self._agent: weakref.ref[Agent] | None = None
 
-    return handle
+    def serve(self, agent: Agent) -> None:
+        """Say whose callback it is; weakly, since the agent has it."""
+        self._agent = weakref.ref(agent)
+
+    def __call__(self, **kwargs: Any) -> None:
+        try:
+            self._handler(**kwargs)
+        except RunCancelled as error:
+            # Perhaps only a checker of the host's has said so, and nobody has asked the run: what was said now is lost.
+            self._run.cancel(error.reason or "the run's checker says so")
+        else:
+            if self._run.finished_at is None:
+                return
+        if self._agent is not None and (agent := self._agent()) is not None:
+            # Strands looks at that between two chunks, also where the model never lets the loop's other tasks run.
+            agent.cancel()
 
 
 def _no_options(_caller: CallerContext) -> Mapping[str, Any]:

@@ -122,8 +122,8 @@ class HierarchyExecutor:
         """Do the task in a run that is open, and leave its end to whoever has opened it.
 
         Blocks, as ``execute`` does. Raises ConfigError for a configuration that cannot be used, ModelUnavailable,
-        RunCancelled if the run was cancelled, RuntimeError on a thread that runs an event loop already, and what the
-        global supervisor's model raises.
+        RunCancelled if the run was cancelled, or somebody else has ended it, RuntimeError on a thread that runs an
+        event loop already, and what the global supervisor's model raises.
         """
         request = (
             config if isinstance(config, HierarchyConfigRequest) else parse_hierarchy_config(config)
@@ -140,7 +140,7 @@ class HierarchyExecutor:
                 clear_current_run_id()
             else:
                 set_current_run_id(before)
-        if run.token.is_set():
+        if run.token.is_set() or run.finished_at is not None:
             # Strands' own answer to a cancel is a result that says so.
             raise RunCancelled(run.run_id, run.token.kind, run.token.reason)
         return HierarchyResult(answer, execution.topology, execution.tracker.statistics())
