@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -382,6 +383,114 @@ def test_a_synchronous_tool_that_hangs_is_left_alone(caplog: pytest.LogCaptureFi
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
         assert list(live.run.subscribe("start")) == before
         assert live.run.state == "cancelled"
+
+
+async def ignore_cancels(began: threading.Event) -> None:
+    """Go on for ever."""
+    while True:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+@pytest.mark.thread_unsafe(reason="the log is the whole process's")
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_an_async_tool_that_ignores_its_cancel_is_left_alone(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run ends without it and says so, its thread ends, and nothing is logged of the task that is left."""
+    began = threading.Event()
+
+    @tool(name=f"ignore_{id(began)}")
+    async def ignore() -> str:
+        """Never end."""
+        await ignore_cancels(began)
+        return "never"
+
+    with Plan(mode=mode) as plan:
+        plan.give(WORKERS[0], "ignore", ignore)
+        live = Live(plan)
+        waited(began)
+        live.run.cancel()
+        was_cancelled(live, SOON)
+        assert any(is_left(event) for event in live.events)
+    gc.collect()
+    assert [one for one in caplog.records if "pending" in one.getMessage()] == []
+
+
+@pytest.mark.thread_unsafe(reason="the log is the whole process's")
+def test_a_task_that_a_tool_has_left_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """The run completes with all of its work, and says which task goes on; nothing is logged of it."""
+    began = threading.Event()
+    kept: list[asyncio.Task[None]] = []
+
+    @tool(name=f"leave_{id(began)}")
+    async def leave() -> str:
+        """Leave a task behind."""
+        kept.append(asyncio.ensure_future(ignore_cancels(began)))
+        return "left"
+
+    with Plan() as plan:
+        plan.give(WORKERS[0], "leave", leave)
+        live = Live(plan)
+        assert live.raised is None
+        [warning] = [event["data"] for event in live.events if is_left(event)]
+        assert warning["message"].startswith("the task ignore_cancels did not end within 0.05 s")
+        assert warning["tool"] == "ignore_cancels"
+        assert kind(live.events[-1]) == "lifecycle.completed"
+        assert texts(live.events, GLOBAL) == plan.texts(GLOBAL)
+    kept.clear()
+    gc.collect()
+    assert [one for one in caplog.records if "pending" in one.getMessage()] == []
+
+
+def test_a_generator_that_does_not_close_is_left_alone() -> None:
+    """A run completes although an async generator of a tool waits for ever where it should close."""
+    kept: list[Any] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.Event().wait()
+
+    @tool(name=f"count_{id(kept)}")
+    async def begin() -> str:
+        """Begin to count."""
+        kept.append(numbers())
+        return str(await anext(kept[0]))
+
+    with Plan() as plan:
+        plan.give(WORKERS[0], "count", begin)
+        live = Live(plan)
+        assert live.raised is None
+        [warning] = [event["data"] for event in live.events if is_left(event)]
+        assert warning["tool"] == "BaseEventLoop.shutdown_asyncgens"
+
+
+def test_who_ends_a_run_from_outside_ends_its_work() -> None:
+    """An end by somebody else cancels the tasks of the run, and its execution says that it was stopped."""
+    began, told = threading.Event(), threading.Event()
+
+    @tool(name=f"wait_{id(began)}")
+    async def wait() -> str:
+        """Wait."""
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.set()
+        return "never"
+
+    with Plan() as plan:
+        plan.give(WORKERS[0], "wait", wait)
+        live = Live(plan)
+        waited(began)
+        assert live.run.fail("by a watchdog")
+        assert isinstance(live.raised, RunCancelled)
+        assert told.is_set()
+        assert live.run.state == "failed"
+        assert live.events[-1]["data"]["error"] == "by a watchdog"
 
 
 def test_a_synchronous_tool_that_looks_at_its_token_ends_with_its_run() -> None:

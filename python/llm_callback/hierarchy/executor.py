@@ -70,7 +70,8 @@ class HierarchyExecutor:
     """Runs hierarchies. It keeps nothing between runs: one executor may run many at once, each on its own thread.
 
     ``agent_options`` is called for each agent and returns further arguments of its ``strands.Agent``.
-    ``tool_patience`` is how many seconds a run that was cancelled waits for synchronous tools.
+    ``tool_patience`` is how many seconds a run that was cancelled, or is done, waits for all that has not ended
+    with it, such as synchronous tools.
     """
 
     def __init__(
