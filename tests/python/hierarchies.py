@@ -64,7 +64,7 @@ class Plan:
         # Models of other kinds, for the agents of these ids.
         self.model_for: dict[str, ScriptedModel] = {}
         self._tools: list[str] = []
-        # Returns the script for an agent's model of this number: 0 is that of the trial, which is never asked.
+        # Returns the script for an agent's model of this number: 0 is that of its first task.
         self.script_for: Callable[[str, int], list[list[Any]]] = lambda agent_id, _: self.script[
             agent_id
         ]

@@ -17,6 +17,8 @@ from llm_callback.hierarchy.tracker import ExecutionTracker
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from strands.models import Model
+
     from llm_callback import CallerContext, CancelToken, Run
     from llm_callback.hierarchy.config import HierarchyConfigRequest, LlmConfig
 
@@ -41,6 +43,14 @@ class Execution:
         self.topology = TopologyInfo.of(config)
         self.tracker = ExecutionTracker()
         self._agent_options = agent_options or _no_options
+        self._models: dict[str, Model] = {}
+
+    def prepare(self, caller: CallerContext, llm: LlmConfig) -> None:
+        """Make the model of the first agent that works as ``caller``, and keep it until then.
+
+        Raises ConfigError and ModelUnavailable where it can have none.
+        """
+        self._models[caller.agent_id] = _model(caller, llm)
 
     def agent(
         self, caller: CallerContext, system_prompt: str, tools: Sequence[Any], llm: LlmConfig
@@ -51,8 +61,10 @@ class Execution:
         """
         at_once = self.config.execution_mode is ExecutionMode.PARALLEL
         callback = _UntilCancelled(self.run, caller)
+        # One that was prepared is for one agent: later ones, which may be at work beside it, get their own.
+        model = self._models.pop(caller.agent_id, None) or _model(caller, llm)
         options = {
-            "model": create_model(ModelRequest(caller.agent_id, caller.agent_name, llm)),
+            "model": model,
             "tools": list(tools),
             "system_prompt": system_prompt or None,
             "callback_handler": callback,
@@ -120,6 +132,10 @@ class _UntilCancelled:
         if self._agent is not None and (agent := self._agent()) is not None:
             # Strands looks at that between two chunks, also where the model never lets the loop's other tasks run.
             agent.cancel()
+
+
+def _model(caller: CallerContext, llm: LlmConfig) -> Model:
+    return create_model(ModelRequest(caller.agent_id, caller.agent_name, llm))
 
 
 def _no_options(_caller: CallerContext) -> Mapping[str, Any]:
