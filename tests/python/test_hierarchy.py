@@ -648,6 +648,32 @@ def test_a_run_that_was_cancelled_before_its_work_asks_no_model() -> None:
     assert not any(plan.requests(agent_id) for agent_id in AGENTS)
 
 
+def test_a_cancel_while_the_models_are_made_is_a_cancel() -> None:
+    """The models after that are not made; each of the others was made once, and none is asked."""
+    with Plan() as plan:
+
+        def words(agent_id: str, _: int) -> list[list[Any]]:
+            if agent_id == WORKERS[1]:
+                cancel_run(plan.run_id)
+            return plan.script[agent_id]
+
+        plan.script_for = words
+        live = Live(plan)
+        was_cancelled(live)
+        assert {one: len(made) for one, made in plan.models.items()} == dict.fromkeys(
+            ["team-1-supervisor", *WORKERS[:2]], 1
+        )
+        assert not any(plan.requests(agent_id) for agent_id in AGENTS)
+
+
+def test_each_agent_of_a_run_has_one_model_where_it_has_one_task() -> None:
+    """The model that was made before the work began is the one that works."""
+    with Plan() as plan:
+        live = Live(plan)
+        assert live.heard() == solo()
+        assert {one: len(plan.models[one]) for one in AGENTS} == dict.fromkeys(AGENTS, 1)
+
+
 def test_a_parents_cancel_ends_the_hierarchies_below_it() -> None:
     """A cancel of a run ends those that were opened below it, and leaves those that were not."""
     with plans(2) as (plan, other), open_run() as parent:
@@ -786,7 +812,7 @@ def test_the_current_run_of_the_factory_is_of_the_calling_context() -> None:
 
     def on_thread(run_id: str) -> tuple[Any, ...]:
         before = WorkerAgentFactory._current_run_id
-        WorkerAgentFactory.set_current_run_id(run_id)
+        WorkerAgentFactory._current_run_id = run_id
         barrier.wait(DEADLINE)
         seen = WorkerAgentFactory._current_run_id, get_current_run_id()
         barrier.wait(DEADLINE)
@@ -976,3 +1002,59 @@ def test_a_managers_runs_that_fail_leave_the_others() -> None:
         assert [run.state for run in runs] == ["completed", "failed", "failed", "completed"]
         for plan, run in ((some[0], runs[0]), (some[3], runs[3])):
             assert plain(plan, list(run.subscribe("start"))) == solo()
+
+
+@pytest.mark.parametrize("execute", [execute_hierarchy, HierarchyExecutor().execute])
+def test_a_manager_may_call_what_opens_runs_by_itself(execute: Callable[..., Any]) -> None:
+    """It works in the manager's run, which is as any other, and its response has the events up to its return."""
+    with RunManager(execute, capture=False) as manager, plans(2) as (plan, failing):
+        fails(failing)
+        runs = [manager.start_run(one.config) for one in (plan, failing)]
+        assert manager.wait(timeout=DEADLINE)
+        assert [run.state for run in runs] == ["completed", "failed"]
+        events = list(runs[0].subscribe("start"))
+        check(plan, events)
+        assert plain(plan, events[:-1]) == solo()[:-1]
+        told = events[-1]["data"]
+        assert (told["success"], told["error"]) == (True, None)
+        assert told["result"] == solo()[-1]["data"]["result"].replace("MARKER", plan.marker)
+        assert told["events"] == events[:-1]
+        assert "broken" in list(runs[1].subscribe("start"))[-1]["data"]["error"]
+
+
+def test_a_deadline_of_work_in_an_open_run_cancels_that_run() -> None:
+    """The limit that is given to execute holds there too."""
+    with Plan() as plan, suppress(RunCancelled), open_run(plan.run_id) as run:
+        plan.insert(WORKERS[0], Pause(30))
+        run.bind(partial(HierarchyExecutor().execute, plan.config, deadline=0.2))()
+    assert run.state == "cancelled"
+    assert list(run.subscribe("start"))[-1]["data"]["kind"] == "deadline"
+
+
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_a_response_says_how_its_run_has_ended(state: str) -> None:
+    """Whoever ends the run, success, result and error are those of its last event; who is who is known, and counts."""
+    with Plan() as plan:
+        arrived, go_on = halt(plan)
+        working = Running(lambda: HierarchyExecutor().execute(plan.config))
+        waited(arrived)
+        run = get_run(plan.run_id)
+        assert run is not None
+        if state == "completed":
+            run.complete(result="enough")
+        elif state == "failed":
+            run.fail("by a watchdog")
+        else:
+            run.cancel()
+        response = working.result()
+        go_on.set()
+    assert run.state == state
+    assert (response.success, response.result, response.error) == {
+        "completed": (True, "enough", None),
+        "failed": (False, None, "by a watchdog"),
+        "cancelled": (False, None, "Run was cancelled"),
+    }[state]
+    assert response.topology is not None
+    assert response.topology.agent_ids == (GLOBAL, *TEAMS, *WORKERS)
+    assert response.statistics is not None
+    assert response.statistics["calls"][WORKERS[1]] == 1
