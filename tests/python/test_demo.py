@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 import llm_callback
 from llm_callback import _demo_run, cli, demo
 from llm_callback._demo_run import DemoRun, Event, audit
-from llm_callback._display import Screen, table
+from llm_callback._display import Screen, ending, table
 from llm_callback.hierarchy import providers, register_script
 from llm_callback.testing import Pause, ScriptedModel
 
@@ -160,6 +160,17 @@ def test_a_cancel_that_is_not_obeyed_is_found(result: Any, monkeypatch: pytest.M
     assert f"{VICTIM} is completed, not cancelled" in report["verdict"]
 
 
+def test_a_cancel_that_takes_too_long_is_found(
+    result: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends as cancelled, but a second after it was asked to, is in the verdict."""
+    late = property(lambda run: 1001.0 if run.is_cancelled else None)
+    monkeypatch.setattr(DemoRun, "cancel_ms", late)
+    status, report = result()
+    assert status == 1
+    assert f"{VICTIM} ended 1001 ms after its cancel, which is too late" in report["verdict"]
+
+
 def test_a_cancel_of_another_run_is_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that stops although nobody wanted it to has lost events, and the verdict names it."""
 
@@ -198,7 +209,7 @@ def test_a_run_that_never_ends_is_reported(result: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(demo, "_DEADLINE_SECONDS", 0.2)
     monkeypatch.setattr(
         DemoRun,
-        "_model",
+        "scripted_model",
         lambda run, request: (
             ScriptedModel([Pause(DEADLINE)])
             if run.run_id == "run-01"
@@ -307,6 +318,23 @@ def test_a_whole_demo_can_be_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch
     assert "run-01  completed" in last
     assert f"{VICTIM}  cancelled" in last
     assert "OK: all " in rest
+
+
+@pytest.mark.parametrize(
+    ("text", "room", "shown"),
+    [
+        ("about the tides ", 20, "about the tides"),
+        ("about the tides ", 15, "about the tides"),
+        ("about the tides ", 14, "the tides"),
+        ("about the tides ", 9, "the tides"),
+        ("about the tides ", 8, "tides"),
+        ("about the tides ", 3, "des"),
+        ("", 3, ""),
+    ],
+)
+def test_last_words_are_whole(text: str, room: int, shown: str) -> None:
+    """What does not fit is cut between two words; only a word that is too long by itself is cut."""
+    assert ending(text, room) == shown
 
 
 def test_a_table_has_straight_columns() -> None:
