@@ -17,7 +17,7 @@ from llm_callback import _demo_run, cli, demo
 from llm_callback._demo_run import DemoRun, Event, audit
 from llm_callback._display import Screen, ending, table
 from llm_callback.hierarchy import providers, register_script
-from llm_callback.testing import Pause, ScriptedModel
+from llm_callback.testing import Gate, Pause, ScriptedModel, Text
 
 pytestmark = pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
 
@@ -221,11 +221,22 @@ def test_a_run_that_never_ends_is_reported(result: Any, monkeypatch: pytest.Monk
     assert "run-01 is cancelled, not completed: stopped by the demo after " in report["verdict"]
 
 
+class VictimIsCancelled:
+    """A gate that opens when the second run of a demo was asked to stop."""
+
+    def is_set(self) -> bool:
+        """Whether it was."""
+        run = llm_callback.get_run("run-02")
+        return run is None or run.token.is_set()
+
+
 def test_a_real_model_is_audited_against_what_its_run_has_heard(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With another model nobody knows the words beforehand: the viewer must have what the run's own thread has."""
-    register_script("echo", lambda _: ["nothing to look up: " * 30])
+    words = Text(("nothing ", "to ", "look ", "up: ") * 15)
+    # A model without pauses would often be done before its viewer has seen half of it, and cancels.
+    register_script("echo", lambda _: [[words, Gate(VictimIsCancelled(), DEADLINE), words]])
     try:
         status = demo.main(runs=2, as_json=True, model="scripted:echo")
     finally:
