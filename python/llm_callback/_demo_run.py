@@ -46,6 +46,7 @@ _DONE = "That is what we have about {topic}"
 _MARK = re.compile(r"\[[^\]]*\]")
 # Where the words are a real model's, nobody knows how many will come.
 _HALF_OF_A_REAL_ANSWER = 40
+_CANCEL_MS_AT_MOST = 1000
 
 
 class Event(NamedTuple):
@@ -136,10 +137,10 @@ class DemoRun:
     def start(self, manager: RunManager) -> None:
         """Queue it, and begin to follow it."""
         if self.model is None:
-            register_script(self.marker, self._model)
-        register_tool(f"search_{self.marker}", self._search())
+            register_script(self.marker, self.scripted_model)
+        register_tool(f"search_{self.marker}", self.search())
         task = f"What should I know about {self.topic}?"
-        self.run = manager.start_run(self._config(), task, run_id=self.run_id, on_event=self._hear)
+        self.run = manager.start_run(self.config(), task, run_id=self.run_id, on_event=self._hear)
         subscription = self.run.subscribe("start", overflow="gap")
 
         def view() -> None:
@@ -224,6 +225,8 @@ class DemoRun:
             return f"{self.run_id} is {self.state}, not {wanted}{why}"
         if self._ending != self.state:
             return f"{self.run_id} is {self.state}, but its viewer's last word is {self._ending}"
+        if (took := self.cancel_ms) is not None and took > _CANCEL_MS_AT_MOST:
+            return f"{self.run_id} ended {took:.0f} ms after its cancel, which is too late"
         return None
 
     # --- Its hierarchy and its script ---
@@ -231,7 +234,8 @@ class DemoRun:
     def _agent_id(self, name: str) -> str:
         return f"{self.run_id}.{name.lower()}"
 
-    def _config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
+        """Return the configuration of its hierarchy."""
         llm = {"model_id": self.model or f"scripted:{self.marker}", "max_tokens": 300}
 
         def agent(name: str, prompt: str) -> dict[str, Any]:
@@ -261,7 +265,9 @@ class DemoRun:
             ],
         }
 
-    def _search(self) -> Any:
+    def search(self) -> Any:
+        """Return the tool of its workers."""
+
         @tool(name=f"search_{self.marker}")
         def search(query: str) -> str:
             """Search the notes for a topic."""
@@ -269,7 +275,8 @@ class DemoRun:
 
         return search
 
-    def _model(self, request: ModelRequest) -> ScriptedModel:
+    def scripted_model(self, request: ModelRequest) -> ScriptedModel:
+        """Return what an agent says, as a model."""
         return ScriptedModel(self._script[request.agent_id], delay=self.delay)
 
     def _plan(self) -> None:

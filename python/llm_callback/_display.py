@@ -77,6 +77,16 @@ class Screen:
         self._out.flush()
 
 
+def ending(text: str, room: int) -> str:
+    """Return the last whole words of a text for which ``room`` characters are enough; part of one that is longer."""
+    text = text.strip()
+    if len(text) <= room:
+        return text
+    # With the character before them, which says whether the first word is whole.
+    cut = text[-room - 1 :]
+    return cut.partition(" ")[2].strip() or cut[1:]
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
     """Lay out a table: the first ``left`` columns to the left, the others to the right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from llm_callback import RunManager
 from llm_callback._demo_run import DemoRun
-from llm_callback._display import Screen, table
+from llm_callback._display import Screen, ending, table
 from llm_callback.hierarchy.config import ConfigError, LlmConfig
 from llm_callback.hierarchy.providers import ModelRequest, ModelUnavailable, create_model
 
@@ -200,7 +200,7 @@ def _show_live(screen: Screen) -> _Show:
             bar = f"/{total}  {screen.bar(done, total, 16)}" if total else ""
             head = f"{run.run_id}  {run.state:<9}  {done:>3}{bar}  {run.speaking:<18.18}"
             room = max(1, screen.columns - len(head) - 2)
-            lines.append((f"{head}  {run.last_words[-room:].strip()}", _COLOURS.get(run.state)))
+            lines.append((f"{head}  {ending(run.last_words, room)}", _COLOURS.get(run.state)))
         lines.append((f"{seconds:.1f} s", "dim"))
         screen.block(lines)
 

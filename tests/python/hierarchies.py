@@ -61,8 +61,10 @@ class Plan:
         # Called by the tool, on its thread, with the id of the worker that calls it.
         self.on_look: Callable[[str], object] = lambda _worker: None
         self.models: defaultdict[str, list[ScriptedModel]] = defaultdict(list)
+        # Models of other kinds, for the agents of these ids.
+        self.model_for: dict[str, ScriptedModel] = {}
         self._tools: list[str] = []
-        # Returns the script for an agent's model of this number: 0 is that of the trial, which is never asked.
+        # Returns the script for an agent's model of this number: 0 is that of its first task.
         self.script_for: Callable[[str, int], list[list[Any]]] = lambda agent_id, _: self.script[
             agent_id
         ]
@@ -183,6 +185,8 @@ class Plan:
         }
 
     def _model(self, request: ModelRequest) -> ScriptedModel:
+        if (other := self.model_for.get(request.agent_id)) is not None:
+            return other
         made = self.models[request.agent_id]
         model = ScriptedModel(self.script_for(request.agent_id, len(made)))
         made.append(model)

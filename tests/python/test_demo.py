@@ -15,9 +15,9 @@ from hypothesis import given, strategies as st
 import llm_callback
 from llm_callback import _demo_run, cli, demo
 from llm_callback._demo_run import DemoRun, Event, audit
-from llm_callback._display import Screen, table
+from llm_callback._display import Screen, ending, table
 from llm_callback.hierarchy import providers, register_script
-from llm_callback.testing import Pause, ScriptedModel
+from llm_callback.testing import Gate, Pause, ScriptedModel, Text
 
 pytestmark = pytest.mark.thread_unsafe(reason="sys.stdout is the whole process's")
 
@@ -160,6 +160,17 @@ def test_a_cancel_that_is_not_obeyed_is_found(result: Any, monkeypatch: pytest.M
     assert f"{VICTIM} is completed, not cancelled" in report["verdict"]
 
 
+def test_a_cancel_that_takes_too_long_is_found(
+    result: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends as cancelled, but a second after it was asked to, is in the verdict."""
+    late = property(lambda run: 1001.0 if run.is_cancelled else None)
+    monkeypatch.setattr(DemoRun, "cancel_ms", late)
+    status, report = result()
+    assert status == 1
+    assert f"{VICTIM} ended 1001 ms after its cancel, which is too late" in report["verdict"]
+
+
 def test_a_cancel_of_another_run_is_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that stops although nobody wanted it to has lost events, and the verdict names it."""
 
@@ -198,7 +209,7 @@ def test_a_run_that_never_ends_is_reported(result: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(demo, "_DEADLINE_SECONDS", 0.2)
     monkeypatch.setattr(
         DemoRun,
-        "_model",
+        "scripted_model",
         lambda run, request: (
             ScriptedModel([Pause(DEADLINE)])
             if run.run_id == "run-01"
@@ -210,11 +221,22 @@ def test_a_run_that_never_ends_is_reported(result: Any, monkeypatch: pytest.Monk
     assert "run-01 is cancelled, not completed: stopped by the demo after " in report["verdict"]
 
 
+class VictimIsCancelled:
+    """A gate that opens when the second run of a demo was asked to stop."""
+
+    def is_set(self) -> bool:
+        """Whether it was."""
+        run = llm_callback.get_run("run-02")
+        return run is None or run.token.is_set()
+
+
 def test_a_real_model_is_audited_against_what_its_run_has_heard(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With another model nobody knows the words beforehand: the viewer must have what the run's own thread has."""
-    register_script("echo", lambda _: ["nothing to look up: " * 30])
+    words = Text(("nothing ", "to ", "look ", "up: ") * 15)
+    # A model without pauses would often be done before its viewer has seen half of it, and cancels.
+    register_script("echo", lambda _: [[words, Gate(VictimIsCancelled(), DEADLINE), words]])
     try:
         status = demo.main(runs=2, as_json=True, model="scripted:echo")
     finally:
@@ -307,6 +329,23 @@ def test_a_whole_demo_can_be_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch
     assert "run-01  completed" in last
     assert f"{VICTIM}  cancelled" in last
     assert "OK: all " in rest
+
+
+@pytest.mark.parametrize(
+    ("text", "room", "shown"),
+    [
+        ("about the tides ", 20, "about the tides"),
+        ("about the tides ", 15, "about the tides"),
+        ("about the tides ", 14, "the tides"),
+        ("about the tides ", 9, "the tides"),
+        ("about the tides ", 8, "tides"),
+        ("about the tides ", 3, "des"),
+        ("", 3, ""),
+    ],
+)
+def test_last_words_are_whole(text: str, room: int, shown: str) -> None:
+    """What does not fit is cut between two words; only a word that is too long by itself is cut."""
+    assert ending(text, room) == shown
 
 
 def test_a_table_has_straight_columns() -> None:

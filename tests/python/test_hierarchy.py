@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from hierarchies import (
     GLOBAL,
     SOON,
     TEAMS,
+    WORDS,
     WORKERS,
     Live,
     Plan,
@@ -38,18 +40,19 @@ from llm_callback import (
     get_current_run_id,
     get_run,
     open_run,
+    register_cancellation_checker,
     register_event_callback,
     set_current_run_id,
     stats,
 )
 from llm_callback._views import _callback_registry, _checker_registry
 from llm_callback.hierarchy import HierarchyExecutor, WorkerAgentFactory, execute_hierarchy, run_in
-from llm_callback.testing import Fail, Gate, Pause, ToolCall
+from llm_callback.testing import Fail, Gate, Pause, ScriptedModel, Text, ToolCall
 from readers import kind, kinds
 from support import DEADLINE, Running, in_thread, raised_by, scaled, together, waited, worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 @contextmanager
@@ -382,6 +385,114 @@ def test_a_synchronous_tool_that_hangs_is_left_alone(caplog: pytest.LogCaptureFi
         assert live.run.state == "cancelled"
 
 
+async def ignore_cancels(began: threading.Event) -> None:
+    """Go on for ever."""
+    while True:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+@pytest.mark.thread_unsafe(reason="the log is the whole process's")
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_an_async_tool_that_ignores_its_cancel_is_left_alone(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run ends without it and says so, its thread ends, and nothing is logged of the task that is left."""
+    began = threading.Event()
+
+    @tool(name=f"ignore_{id(began)}")
+    async def ignore() -> str:
+        """Never end."""
+        await ignore_cancels(began)
+        return "never"
+
+    with Plan(mode=mode) as plan:
+        plan.give(WORKERS[0], "ignore", ignore)
+        live = Live(plan)
+        waited(began)
+        live.run.cancel()
+        was_cancelled(live, SOON)
+        assert any(is_left(event) for event in live.events)
+    gc.collect()
+    assert [one for one in caplog.records if "pending" in one.getMessage()] == []
+
+
+@pytest.mark.thread_unsafe(reason="the log is the whole process's")
+def test_a_task_that_a_tool_has_left_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """The run completes with all of its work, and says which task goes on; nothing is logged of it."""
+    began = threading.Event()
+    kept: list[asyncio.Task[None]] = []
+
+    @tool(name=f"leave_{id(began)}")
+    async def leave() -> str:
+        """Leave a task behind."""
+        kept.append(asyncio.ensure_future(ignore_cancels(began)))
+        return "left"
+
+    with Plan() as plan:
+        plan.give(WORKERS[0], "leave", leave)
+        live = Live(plan)
+        assert live.raised is None
+        [warning] = [event["data"] for event in live.events if is_left(event)]
+        assert warning["message"].startswith("the task ignore_cancels did not end within 0.05 s")
+        assert warning["tool"] == "ignore_cancels"
+        assert kind(live.events[-1]) == "lifecycle.completed"
+        assert texts(live.events, GLOBAL) == plan.texts(GLOBAL)
+    kept.clear()
+    gc.collect()
+    assert [one for one in caplog.records if "pending" in one.getMessage()] == []
+
+
+def test_a_generator_that_does_not_close_is_left_alone() -> None:
+    """A run completes although an async generator of a tool waits for ever where it should close."""
+    kept: list[Any] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.Event().wait()
+
+    @tool(name=f"count_{id(kept)}")
+    async def begin() -> str:
+        """Begin to count."""
+        kept.append(numbers())
+        return str(await anext(kept[0]))
+
+    with Plan() as plan:
+        plan.give(WORKERS[0], "count", begin)
+        live = Live(plan)
+        assert live.raised is None
+        [warning] = [event["data"] for event in live.events if is_left(event)]
+        assert warning["tool"] == "BaseEventLoop.shutdown_asyncgens"
+
+
+def test_who_ends_a_run_from_outside_ends_its_work() -> None:
+    """An end by somebody else cancels the tasks of the run, and its execution says that it was stopped."""
+    began, told = threading.Event(), threading.Event()
+
+    @tool(name=f"wait_{id(began)}")
+    async def wait() -> str:
+        """Wait."""
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.set()
+        return "never"
+
+    with Plan() as plan:
+        plan.give(WORKERS[0], "wait", wait)
+        live = Live(plan)
+        waited(began)
+        assert live.run.fail("by a watchdog")
+        assert isinstance(live.raised, RunCancelled)
+        assert told.is_set()
+        assert live.run.state == "failed"
+        assert live.events[-1]["data"]["error"] == "by a watchdog"
+
+
 def test_a_synchronous_tool_that_looks_at_its_token_ends_with_its_run() -> None:
     """A tool finds the token of its agent in its context: it ends in time, and no warning is needed."""
     began = threading.Event()
@@ -450,6 +561,68 @@ def test_a_cancel_between_two_words_ends_the_run_there(
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+def test_a_hosts_checker_ends_the_run_as_cancelled() -> None:
+    """Where a registered checker says so in the middle, no word follows, and no success is told."""
+    with Plan() as plan:
+        word = plan.texts(WORKERS[0])[7]
+        stop = threading.Event()
+
+        def listen(event: dict[str, Any]) -> None:
+            if event["data"].get("content") == word:
+                stop.set()
+
+        register_cancellation_checker(plan.run_id, stop.is_set)
+        try:
+            with listening(plan, listen):
+                live = Live(plan)
+                error = was_cancelled(live)
+        finally:
+            register_cancellation_checker(plan.run_id, None)
+        assert error.reason == "the run's checker says so"
+        assert texts(live.events, WORKERS[0]) == plan.texts(WORKERS[0])[:8]
+        heard = plain(plan, live.events)
+        assert heard[:-1] == solo()[: len(heard) - 1]
+
+
+class Talking(ScriptedModel):
+    """Says a million words, and never lets the loop's other tasks run."""
+
+    WORDS = 1_000_000
+
+    def __init__(self) -> None:
+        super().__init__(["unused"])
+        self.said = 0
+        self.began = threading.Event()
+
+    async def stream(self, *_args: Any, **_options: Any) -> AsyncIterator[Any]:
+        """Talk."""
+        yield {"messageStart": {"role": "assistant"}}
+        yield {"contentBlockStart": {"start": {}}}
+        for number in range(self.WORDS):
+            self.said = number + 1
+            yield {"contentBlockDelta": {"delta": {"text": "word "}}}
+            if number == WORDS:
+                self.began.set()
+        yield {"contentBlockStop": {}}
+        yield {"messageStop": {"stopReason": "end_turn"}}
+
+
+@pytest.mark.parametrize("agent_id", [GLOBAL, "team-1-supervisor", WORKERS[0]])
+@pytest.mark.parametrize("how", ["cancel", "fail"])
+def test_a_model_that_talks_without_a_pause_is_stopped(agent_id: str, how: str) -> None:
+    """Its run's end, by a cancel or by somebody else, is seen between two words; its thread ends with it."""
+    model = Talking()
+    with Plan() as plan:
+        plan.script[agent_id] = [[Text(("never ",))]]
+        plan.model_for[agent_id] = model
+        live = Live(plan)
+        waited(model.began)
+        assert live.run.cancel() if how == "cancel" else live.run.fail("by somebody else")
+        assert isinstance(live.raised, RunCancelled)
+        assert live.run.state == ("cancelled" if how == "cancel" else "failed")
+        assert model.said < model.WORDS // 2
+
+
 def test_a_cancel_at_the_last_moment_is_a_cancel() -> None:
     """A run that is cancelled when its answer is there has ended as cancelled, for its reader and its executor."""
     with Plan() as plan:
@@ -473,6 +646,32 @@ def test_a_run_that_was_cancelled_before_its_work_asks_no_model() -> None:
         HierarchyExecutor().execute_in(run, plan.config)
     assert (run.state, plan.looked) == ("cancelled", [])
     assert not any(plan.requests(agent_id) for agent_id in AGENTS)
+
+
+def test_a_cancel_while_the_models_are_made_is_a_cancel() -> None:
+    """The models after that are not made; each of the others was made once, and none is asked."""
+    with Plan() as plan:
+
+        def words(agent_id: str, _: int) -> list[list[Any]]:
+            if agent_id == WORKERS[1]:
+                cancel_run(plan.run_id)
+            return plan.script[agent_id]
+
+        plan.script_for = words
+        live = Live(plan)
+        was_cancelled(live)
+        assert {one: len(made) for one, made in plan.models.items()} == dict.fromkeys(
+            ["team-1-supervisor", *WORKERS[:2]], 1
+        )
+        assert not any(plan.requests(agent_id) for agent_id in AGENTS)
+
+
+def test_each_agent_of_a_run_has_one_model_where_it_has_one_task() -> None:
+    """The model that was made before the work began is the one that works."""
+    with Plan() as plan:
+        live = Live(plan)
+        assert live.heard() == solo()
+        assert {one: len(plan.models[one]) for one in AGENTS} == dict.fromkeys(AGENTS, 1)
 
 
 def test_a_parents_cancel_ends_the_hierarchies_below_it() -> None:
@@ -613,7 +812,7 @@ def test_the_current_run_of_the_factory_is_of_the_calling_context() -> None:
 
     def on_thread(run_id: str) -> tuple[Any, ...]:
         before = WorkerAgentFactory._current_run_id
-        WorkerAgentFactory.set_current_run_id(run_id)
+        WorkerAgentFactory._current_run_id = run_id
         barrier.wait(DEADLINE)
         seen = WorkerAgentFactory._current_run_id, get_current_run_id()
         barrier.wait(DEADLINE)
@@ -803,3 +1002,59 @@ def test_a_managers_runs_that_fail_leave_the_others() -> None:
         assert [run.state for run in runs] == ["completed", "failed", "failed", "completed"]
         for plan, run in ((some[0], runs[0]), (some[3], runs[3])):
             assert plain(plan, list(run.subscribe("start"))) == solo()
+
+
+@pytest.mark.parametrize("execute", [execute_hierarchy, HierarchyExecutor().execute])
+def test_a_manager_may_call_what_opens_runs_by_itself(execute: Callable[..., Any]) -> None:
+    """It works in the manager's run, which is as any other, and its response has the events up to its return."""
+    with RunManager(execute, capture=False) as manager, plans(2) as (plan, failing):
+        fails(failing)
+        runs = [manager.start_run(one.config) for one in (plan, failing)]
+        assert manager.wait(timeout=DEADLINE)
+        assert [run.state for run in runs] == ["completed", "failed"]
+        events = list(runs[0].subscribe("start"))
+        check(plan, events)
+        assert plain(plan, events[:-1]) == solo()[:-1]
+        told = events[-1]["data"]
+        assert (told["success"], told["error"]) == (True, None)
+        assert told["result"] == solo()[-1]["data"]["result"].replace("MARKER", plan.marker)
+        assert told["events"] == events[:-1]
+        assert "broken" in list(runs[1].subscribe("start"))[-1]["data"]["error"]
+
+
+def test_a_deadline_of_work_in_an_open_run_cancels_that_run() -> None:
+    """The limit that is given to execute holds there too."""
+    with Plan() as plan, suppress(RunCancelled), open_run(plan.run_id) as run:
+        plan.insert(WORKERS[0], Pause(30))
+        run.bind(partial(HierarchyExecutor().execute, plan.config, deadline=0.2))()
+    assert run.state == "cancelled"
+    assert list(run.subscribe("start"))[-1]["data"]["kind"] == "deadline"
+
+
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_a_response_says_how_its_run_has_ended(state: str) -> None:
+    """Whoever ends the run, success, result and error are those of its last event; who is who is known, and counts."""
+    with Plan() as plan:
+        arrived, go_on = halt(plan)
+        working = Running(lambda: HierarchyExecutor().execute(plan.config))
+        waited(arrived)
+        run = get_run(plan.run_id)
+        assert run is not None
+        if state == "completed":
+            run.complete(result="enough")
+        elif state == "failed":
+            run.fail("by a watchdog")
+        else:
+            run.cancel()
+        response = working.result()
+        go_on.set()
+    assert run.state == state
+    assert (response.success, response.result, response.error) == {
+        "completed": (True, "enough", None),
+        "failed": (False, None, "by a watchdog"),
+        "cancelled": (False, None, "Run was cancelled"),
+    }[state]
+    assert response.topology is not None
+    assert response.topology.agent_ids == (GLOBAL, *TEAMS, *WORKERS)
+    assert response.statistics is not None
+    assert response.statistics["calls"][WORKERS[1]] == 1

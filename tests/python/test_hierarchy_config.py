@@ -630,6 +630,36 @@ def test_a_team_that_does_not_prevent_duplicates_works_again() -> None:
         assert (statistics["duplicates"], statistics["calls"][WORKERS[0]]) == (0, 2)
 
 
+@pytest.mark.parametrize(
+    ("above", "agent_id"), [("team-1-supervisor", WORKERS[0]), (GLOBAL, "team-1-supervisor")]
+)
+@pytest.mark.parametrize("tool_input", [{}, {"task": ""}], ids=["none", "empty"])
+def test_a_call_without_a_task_gives_the_user_message(
+    above: str, agent_id: str, tool_input: dict[str, str]
+) -> None:
+    """Where one is configured, the model may leave the task out, or empty."""
+    with Plan() as plan:
+        team = plan.config["teams"][0]
+        (team if agent_id in TEAMS else team["workers"][0])["user_message"] = "As always."
+        turn = plan.script[above][0]
+        turn[1] = ToolCall(plan.called(agent_id), tool_input)
+        live = Live(plan)
+        assert live.raised is None
+        assert plan.prompt(agent_id) == "As always."
+        assert texts(live.events, agent_id) == plan.texts(agent_id)
+
+
+def test_a_call_without_a_task_is_told_where_there_is_no_user_message() -> None:
+    """The supervisor learns that the task is missing, and nobody works on nothing."""
+    with Plan() as plan:
+        plan.script["team-1-supervisor"][0][1] = ToolCall(plan.called(WORKERS[0]), {})
+        live = Live(plan)
+        assert live.raised is None
+        assert plan.requests(WORKERS[0]) == []
+        told = [event["data"] for event in live.events if kind(event) == "llm.tool_result"]
+        assert any("Field required" in str(data["content"]) for data in told)
+
+
 def test_another_task_is_no_duplicate() -> None:
     """An agent that is asked for something else does it, and knows nothing of the first time."""
     with Plan() as plan:
@@ -639,7 +669,7 @@ def test_another_task_is_no_duplicate() -> None:
         assert live.raised is None
         assert texts(live.events, WORKERS[0]) == plan.texts(WORKERS[0]) * 2
         assert plan.prompt(WORKERS[0], 1) == "something else"
-        assert len(plan.models[WORKERS[0]][2].requests[0].messages) == 1
+        assert len(plan.models[WORKERS[0]][1].requests[0].messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -650,7 +680,7 @@ def test_a_task_that_failed_may_be_tried_again(above: str, agent_id: str) -> Non
     with Plan() as plan:
         broken = [[Fail(OSError("broken"))]]
         plan.script_for = lambda one, number: (
-            broken if one == agent_id and number == 1 else plan.script[one]
+            broken if one == agent_id and number == 0 else plan.script[one]
         )
         asks_twice(plan, above, agent_id)
         live = Live(plan)
@@ -759,6 +789,33 @@ def test_an_unknown_provider_is_told_with_the_known_ones(model_id: str) -> None:
         made(model_id)
     for part in ("'Ada'", repr(model_id), "scripted:…", "openai:…", "register_model_provider()"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "is_told"),
+    [
+        ("us.anthropic.claude-3-7-sonnet-20250219-v1:0", True),
+        ("amazon.nova-lite", True),
+        ("nobody:x", False),
+        ("openai", False),
+        ("", False),
+    ],
+)
+def test_an_id_that_may_be_bedrocks_is_told_how_to_write_it(model_id: str, is_told: bool) -> None:
+    """The ids that strands itself takes are refused with the prefix that they need here."""
+    with pytest.raises(ConfigError) as caught:
+        made(model_id)
+    assert (f"write 'bedrock:{model_id}' if it is Bedrock's" in str(caught.value)) is is_told
+
+
+@pytest.mark.parametrize("wrong", [5, len, object, object(), [1]])
+def test_what_is_no_tool_is_refused(wrong: Any) -> None:
+    """It is told when it is registered, with what to do, and is not there afterwards."""
+    name = new_id("t")
+    with pytest.raises(TypeError, match=f"the tool '{name}' must be .*@strands.tool"):
+        register_tool(name, wrong)
+    with pytest.raises(ConfigError):
+        providers.find_tools([name], "here")
 
 
 def test_an_unknown_script_is_told_with_what_to_call() -> None:

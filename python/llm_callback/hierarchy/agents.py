@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from strands import tool
 
-from llm_callback import clear_current_run_id, get_current_run_id, set_current_run_id
+from llm_callback import RunCancelled, get_current_run_id, set_current_run_id
 from llm_callback.hierarchy.providers import find_tools
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from strands import Agent
 
     from llm_callback import CallerContext, CancelToken
-    from llm_callback.hierarchy.config import TeamConfigRequest, WorkerConfigRequest
+    from llm_callback.hierarchy.config import LlmConfig, TeamConfigRequest, WorkerConfigRequest
     from llm_callback.hierarchy.execution import Execution
     from llm_callback.hierarchy.topology import TeamInfo
 
@@ -31,6 +31,10 @@ class _CurrentRun(type):
     def _current_run_id(cls) -> Any:
         """The run of the calling context: of this task, or this thread, and no other's."""
         return get_current_run_id()
+
+    @_current_run_id.setter
+    def _current_run_id(cls, run_id: int | str | None) -> None:
+        set_current_run_id(run_id)
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,15 @@ class TeamWork:
 class WorkerAgentFactory(metaclass=_CurrentRun):
     """Makes the workers of a team, as agents and as the tools of their supervisor.
 
-    ``_current_run_id`` and ``set_current_run_id`` have the names of a class variable that they are not: they are of the
-    context that calls, and what the factory makes belongs to the run of its ``execution`` in any case.
+    ``_current_run_id``, which may be assigned to, and ``set_current_run_id`` have the names of a class variable that
+    they are not: they are of the context that calls, and what the factory makes belongs to the run of its ``execution``
+    in any case.
     """
 
     @staticmethod
     def set_current_run_id(run_id: int | str | None) -> None:
         """Make ``run_id`` the current run of the calling context; None: no run."""
-        if run_id is None:
-            clear_current_run_id()
-        else:
-            set_current_run_id(run_id)
+        set_current_run_id(run_id)
 
     @staticmethod
     def create(execution: Execution, worker: WorkerConfigRequest, caller: CallerContext) -> Agent:
@@ -77,13 +79,14 @@ class WorkerAgentFactory(metaclass=_CurrentRun):
             return await execution.ask(agent, caller, team.token.child(), task)
 
         async def call(task: str) -> str:
-            task = task or worker.user_message or ""
             data = {"worker_id": caller.agent_id, "worker_name": worker.name, "task": task}
             execution.run.emit("dispatch", "worker", data, team.info.supervisor)
             return await _once(execution, caller, task, work, prevent=team.config.prevent_duplicate)
 
         does = worker.role or worker.system_prompt
-        return _as_tool(call, name, f"Give a task to {worker.name}. {does}".strip())
+        return _as_tool(
+            call, name, f"Give a task to {worker.name}. {does}".strip(), worker.user_message
+        )
 
 
 class TeamSupervisorFactory:
@@ -119,13 +122,14 @@ class TeamSupervisorFactory:
             return answer
 
         async def call(task: str) -> str:
-            task = task or config.user_message or ""
             data = {"team_id": info.team_id, "team_name": config.name, "task": task}
             execution.run.emit("dispatch", "team", data, execution.topology.supervisor)
             return await _once(execution, caller, task, work, prevent=config.prevent_duplicate)
 
         workers = ", ".join(worker.name for worker in config.workers)
-        return _as_tool(call, name, f"Give a task to the team {config.name}: {workers}.")
+        return _as_tool(
+            call, name, f"Give a task to the team {config.name}: {workers}.", config.user_message
+        )
 
 
 class GlobalSupervisorFactory:
@@ -171,15 +175,24 @@ class HierarchyBuilder:
     def build(self) -> Hierarchy:
         """Make the global supervisor; the others are made when they are called, anew for each task.
 
-        Each is made once for trial, so that what cannot work is told before the first model is asked: raises
-        ConfigError and ModelUnavailable.
+        Their models are made here, and their tools looked up, so that what cannot work is told before the first model
+        is asked: raises ConfigError and ModelUnavailable. Raises RunCancelled where the run is cancelled meanwhile.
         """
         execution = self._execution
         for team, info in zip(execution.config.teams, execution.topology.teams, strict=True):
-            TeamSupervisorFactory.create(TeamWork(execution, team, info, execution.run.token))
+            self._prepare(info.supervisor, team.llm)
             for worker, worker_info in zip(team.workers, info.workers, strict=True):
-                WorkerAgentFactory.create(execution, worker, info.worker(worker_info))
+                find_tools(worker.tools, f"the worker {worker.name!r}")
+                self._prepare(info.worker(worker_info), worker.llm)
+        self._prepare(execution.topology.supervisor, execution.config.global_llm)
         return Hierarchy(execution, GlobalSupervisorFactory.create(execution))
+
+    def _prepare(self, caller: CallerContext, llm: LlmConfig) -> None:
+        run = self._execution.run
+        if run.token.is_set():
+            # Some models take their time to be made.
+            raise RunCancelled(run.run_id, run.token.kind, run.token.reason)
+        self._execution.prepare(caller, llm)
 
 
 async def _once(
@@ -203,13 +216,23 @@ async def _once(
     return f"(The result of the same task before.)\n{answer}" if is_duplicate else answer
 
 
-def _as_tool(call: Callable[[str], Awaitable[str]], name: str, description: str) -> Any:
-    schema = {
+def _as_tool(
+    call: Callable[[str], Awaitable[str]], name: str, description: str, user_message: str | None
+) -> Any:
+    """Return a tool that gives ``call`` the task; ``user_message`` where the model gives none."""
+    schema: dict[str, Any] = {
         "type": "object",
         "properties": {"task": {"type": "string", "description": "What is to be done."}},
-        "required": ["task"],
     }
-    return tool(name=name, description=description, inputSchema={"json": schema})(call)
+    if not user_message:
+        # A model that leaves it out is told so, and may try again.
+        schema["required"] = ["task"]
+        return tool(name=name, description=description, inputSchema={"json": schema})(call)
+
+    async def call_anyway(task: str = "") -> str:
+        return await call(task or user_message)
+
+    return tool(name=name, description=description, inputSchema={"json": schema})(call_anyway)
 
 
 def _tool_names(kind: str, names: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from strands import Agent
@@ -16,6 +16,8 @@ from llm_callback.hierarchy.tracker import ExecutionTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from strands.models import Model
 
     from llm_callback import CallerContext, CancelToken, Run
     from llm_callback.hierarchy.config import HierarchyConfigRequest, LlmConfig
@@ -41,6 +43,14 @@ class Execution:
         self.topology = TopologyInfo.of(config)
         self.tracker = ExecutionTracker()
         self._agent_options = agent_options or _no_options
+        self._models: dict[str, Model] = {}
+
+    def prepare(self, caller: CallerContext, llm: LlmConfig) -> None:
+        """Make the model of the first agent that works as ``caller``, and keep it until then.
+
+        Raises ConfigError and ModelUnavailable where it can have none.
+        """
+        self._models[caller.agent_id] = _model(caller, llm)
 
     def agent(
         self, caller: CallerContext, system_prompt: str, tools: Sequence[Any], llm: LlmConfig
@@ -50,15 +60,20 @@ class Execution:
         Raises ConfigError and ModelUnavailable where it can have no model.
         """
         at_once = self.config.execution_mode is ExecutionMode.PARALLEL
+        callback = _UntilCancelled(self.run, caller)
+        # One that was prepared is for one agent: later ones, which may be at work beside it, get their own.
+        model = self._models.pop(caller.agent_id, None) or _model(caller, llm)
         options = {
-            "model": create_model(ModelRequest(caller.agent_id, caller.agent_name, llm)),
+            "model": model,
             "tools": list(tools),
             "system_prompt": system_prompt or None,
-            "callback_handler": _unless_cancelled(self.run.handler(caller)),
+            "callback_handler": callback,
             "name": caller.agent_name,
             "tool_executor": ConcurrentToolExecutor() if at_once else SequentialToolExecutor(),
         }
-        return Agent(**{**options, **self._agent_options(caller)})
+        agent = Agent(**{**options, **self._agent_options(caller)})
+        callback.serve(agent)
+        return agent
 
     async def ask(self, agent: Agent, caller: CallerContext, token: CancelToken, task: str) -> str:
         """Return what ``agent`` answers to ``task``; its start and its end are events of the run.
@@ -89,18 +104,38 @@ def describe(error: BaseException) -> str:
     return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
 
 
-def _unless_cancelled(handler: Callable[..., None]) -> Callable[..., None]:
-    """Return ``handler``, which leaves the cancel of its run to the task that calls it.
+class _UntilCancelled:
+    """An agent's callback: the run's handler, which stops run and agent where it learns that they are to stop.
 
     An exception out of a callback leaves strands' generators to be closed in another context, where OpenTelemetry
     logs a traceback for each; the task of a cancelled run ends at its next await, and closes them as they were opened.
     """
 
-    def handle(**kwargs: Any) -> None:
-        with suppress(RunCancelled):
-            handler(**kwargs)
+    def __init__(self, run: Run, caller: CallerContext) -> None:
+        self._run = run
+        self._handler = run.handler(caller)
+        self._agent: weakref.ref[Agent] | None = None
 
-    return handle
+    def serve(self, agent: Agent) -> None:
+        """Say whose callback it is; weakly, since the agent has it."""
+        self._agent = weakref.ref(agent)
+
+    def __call__(self, **kwargs: Any) -> None:
+        try:
+            self._handler(**kwargs)
+        except RunCancelled as error:
+            # Perhaps only a checker of the host's has said so, and nobody has asked the run: what was said now is lost.
+            self._run.cancel(error.reason or "the run's checker says so")
+        else:
+            if self._run.finished_at is None:
+                return
+        if self._agent is not None and (agent := self._agent()) is not None:
+            # Strands looks at that between two chunks, also where the model never lets the loop's other tasks run.
+            agent.cancel()
+
+
+def _model(caller: CallerContext, llm: LlmConfig) -> Model:
+    return create_model(ModelRequest(caller.agent_id, caller.agent_name, llm))
 
 
 def _no_options(_caller: CallerContext) -> Mapping[str, Any]:

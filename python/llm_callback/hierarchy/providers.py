@@ -9,7 +9,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from strands.tools import ToolProvider
+from strands.types.tools import AgentTool
 
 from llm_callback.hierarchy.config import ConfigError, LlmConfig
 
@@ -71,8 +75,14 @@ def register_tool(name: str, tool: Any | None) -> None:
     """Let workers have ``tool``, anything that a strands agent takes, by this name; None takes it back.
 
     Each agent gets the same object: what it holds is shared by all runs. Its own name, which models see, may be another
-    one. Thread-safe.
+    one. Thread-safe. Raises TypeError for what strands would leave out, such as a plain function.
     """
+    takes = (AgentTool, ToolProvider, ModuleType, str, dict)
+    if tool is not None and not isinstance(tool, takes):
+        raise TypeError(
+            f"the tool {name!r} must be one of strands', a ToolProvider, a module, a path or a dict, not {tool!r}: "
+            "decorate a function with @strands.tool"
+        )
     _set(_tools, name, tool)
 
 
@@ -88,8 +98,11 @@ def create_model(request: ModelRequest) -> Model:
     provider = _providers.get(prefix)
     if provider is None or not colon:
         known = ", ".join(f"{known}:…" for known in sorted(_providers))
+        # The ids that strands itself takes are Bedrock's, with a colon of their own: us.anthropic.claude-…-v1:0.
+        is_bare = bool(model_id) and prefix not in _providers and ("." in prefix or not colon)
+        hint = f" (write 'bedrock:{model_id}' if it is Bedrock's)" if is_bare else ""
         raise ConfigError(
-            f"model_id of {request.agent_name!r} must be one of {known}, not {model_id!r}; "
+            f"model_id of {request.agent_name!r} must be one of {known}, not {model_id!r}{hint}; "
             "register_model_provider() adds others"
         )
     return provider(request)
