@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from threading import Lock, get_ident, local
+from threading import RLock, get_ident, local
 
 from llm_callback._core import _write_unraisable, get_run
 from llm_callback.context import _bound_run, _current_run
@@ -38,7 +38,7 @@ _MOST = 10_000
 _lines: dict[_Key, _Line] = {}
 
 # Protects how many captures are active, and which streams are in place. Under it: assignments, no I/O, no event.
-_lock = Lock()
+_lock = RLock()
 _active = 0
 
 # Per thread: whether it is inside of a write, or emits a line. What is printed then is not looked at again.
@@ -274,7 +274,7 @@ def _emit(run: Run, name: str, text: str) -> None:
 def _forget_the_parents() -> None:
     """In the child of a fork: another thread of the parent may have held the lock; its runs are not here."""
     global _lock  # noqa: PLW0603 - see above
-    _lock = Lock()
+    _lock = RLock()
     _lines.clear()
     # The child may have a run of that id.
     _bound_run.set(None)

@@ -111,7 +111,7 @@ class RunManager:
     def _reset(self) -> None:
         # Protects all of the below, and what the jobs say of themselves. Under it: changes of these, nothing that
         # blocks, calls a run or starts a thread.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_shut_down = False
         self._queued: OrderedDict[Run, _Job] = OrderedDict()
         self._executing: dict[Run, _Job] = {}
@@ -526,11 +526,12 @@ def _default_execute() -> Callable[[dict[str, Any]], Any]:
 
 # Protects whose registrations those of a run's id are, and whether they are put back. Under it: look-ups and
 # registrations, after which what was replaced is still held, so that no destructor is called.
-_registry_lock = threading.Lock()
+# Re-entrant, as all locks here: what they guard is made of objects, and the collector may run where one is made.
+_registry_lock = threading.RLock()
 _registered: dict[int | str, _Job] = {}
 
 # Protects the managers that there are, and whether the exit is prepared. Under it: these, and the registration.
-_process_lock = threading.Lock()
+_process_lock = threading.RLock()
 _managers: WeakSet[RunManager] = WeakSet()
 _is_prepared = False
 _is_exiting = False
@@ -577,8 +578,8 @@ def _end_all() -> None:
 def _forget_the_parents() -> None:
     """In the child of a fork: its threads are the parent's, and a lock may have been held by one of them."""
     global _process_lock, _registry_lock  # noqa: PLW0603 - see above
-    _process_lock = threading.Lock()
-    _registry_lock = threading.Lock()
+    _process_lock = threading.RLock()
+    _registry_lock = threading.RLock()
     _registered.clear()
     for manager in list(_managers):
         manager._reset()  # noqa: SLF001

@@ -90,7 +90,8 @@ class HierarchyExecutor:
 
         **In a run that is open already**, where ``config.run_id`` names the live run that is the calling context's
         current one, as in what a RunManager calls, it works in that run and leaves its end to whoever has opened it:
-        it raises what fails, as ``execute_in`` does, and the response's ``events`` are those so far.
+        it raises what fails, as ``execute_in`` does, and the response has no ``events``: they are the run's, which goes
+        on, and would be in its last event once more.
 
         Raises RuntimeError where another run of this id is live; TypeError or ValueError where ``run_id`` is no run id;
         and what is no Exception, such as KeyboardInterrupt, after the end of the run.
@@ -151,14 +152,10 @@ class HierarchyExecutor:
         finally:
             if late is not None:
                 late.stop()
-        events: list[dict[str, Any]] = []
-        reader = run.subscribe("start", overflow="gap")
-        while some := reader.read(timeout=0):
-            events += some
         return ExecutionResponse(
             success=True,
             topology=result.topology,
-            events=events,
+            events=[],
             result=result.result,
             statistics=result.statistics,
         )
