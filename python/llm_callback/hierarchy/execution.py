@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,10 @@ class Execution:
         self.topology = TopologyInfo.of(config)
         self.tracker = ExecutionTracker()
         self._agent_options = agent_options or _no_options
+        # Set at the run's cancel, and at its end, whoever has ended it: to ask the run at each chunk would let go of
+        # the GIL each time.
+        self._over = threading.Event()
+        run.token._wake_on_cancel(self._over.set)  # noqa: SLF001 - on_cancel is not called at the end
         self._models: dict[str, Model] = {}
 
     def prepare(self, caller: CallerContext, llm: LlmConfig) -> None:
@@ -60,7 +65,7 @@ class Execution:
         Raises ConfigError and ModelUnavailable where it can have no model.
         """
         at_once = self.config.execution_mode is ExecutionMode.PARALLEL
-        callback = _UntilCancelled(self.run, caller)
+        callback, serve = _until_cancelled(self.run, caller, self._over)
         # One that was prepared is for one agent: later ones, which may be at work beside it, get their own.
         model = self._models.pop(caller.agent_id, None) or _model(caller, llm)
         options = {
@@ -72,7 +77,7 @@ class Execution:
             "tool_executor": ConcurrentToolExecutor() if at_once else SequentialToolExecutor(),
         }
         agent = Agent(**{**options, **self._agent_options(caller)})
-        callback.serve(agent)
+        serve(agent)
         return agent
 
     async def ask(self, agent: Agent, caller: CallerContext, token: CancelToken, task: str) -> str:
@@ -104,34 +109,34 @@ def describe(error: BaseException) -> str:
     return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
 
 
-class _UntilCancelled:
-    """An agent's callback: the run's handler, which stops run and agent where it learns that they are to stop.
+def _until_cancelled(
+    run: Run, caller: CallerContext, over: threading.Event
+) -> tuple[Callable[..., None], Callable[[Agent], None]]:
+    """Return an agent's callback, and what to call with the agent: the run's handler, which stops both at a cancel.
 
     An exception out of a callback leaves strands' generators to be closed in another context, where OpenTelemetry
     logs a traceback for each; the task of a cancelled run ends at its next await, and closes them as they were opened.
+    ``over`` is set when nothing of the run is wanted any more.
     """
+    handler, is_over = run.handler(caller), over.is_set
+    # Weakly, since the agent has the callback.
+    served: list[weakref.ref[Agent]] = []
 
-    def __init__(self, run: Run, caller: CallerContext) -> None:
-        self._run = run
-        self._handler = run.handler(caller)
-        self._agent: weakref.ref[Agent] | None = None
-
-    def serve(self, agent: Agent) -> None:
-        """Say whose callback it is; weakly, since the agent has it."""
-        self._agent = weakref.ref(agent)
-
-    def __call__(self, **kwargs: Any) -> None:
+    def callback(**kwargs: Any) -> None:
         try:
-            self._handler(**kwargs)
+            handler(**kwargs)
         except RunCancelled as error:
             # Perhaps only a checker of the host's has said so, and nobody has asked the run: what was said now is lost.
-            self._run.cancel(error.reason or "the run's checker says so")
+            run.cancel(error.reason or "the run's checker says so")
         else:
-            if self._run.finished_at is None:
+            if not is_over():
                 return
-        if self._agent is not None and (agent := self._agent()) is not None:
-            # Strands looks at that between two chunks, also where the model never lets the loop's other tasks run.
-            agent.cancel()
+        for agent in served:
+            if (stopped := agent()) is not None:
+                # Strands looks at that between two chunks, also where the model never lets the loop's other tasks run.
+                stopped.cancel()
+
+    return callback, lambda agent: served.append(weakref.ref(agent))
 
 
 def _model(caller: CallerContext, llm: LlmConfig) -> Model:
