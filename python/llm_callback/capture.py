@@ -11,7 +11,7 @@ import os
 import sys
 from threading import RLock, get_ident, local
 
-from llm_callback._core import _write_unraisable, get_run
+from llm_callback._core import _set_flush, _write_unraisable, get_run
 from llm_callback.context import _bound_run, _current_run
 
 TYPE_CHECKING = False
@@ -284,3 +284,4 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_the_parents)
 # Before Rust ends the runs that are still open: what is registered later is called earlier.
 atexit.register(_flush_all)
+_set_flush(_flush)

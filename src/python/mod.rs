@@ -55,7 +55,7 @@ mod _core {
     #[pymodule_export]
     use super::route::configure;
     #[pymodule_export]
-    use super::run::PyRun;
+    use super::run::{PyRun, set_flush};
     #[pymodule_export]
     use super::run_callback::{PyRunCallback, PyRunChecker};
     #[pymodule_export]

@@ -522,16 +522,22 @@ fn ending<R>(py: Python<'_>, run: &Run, end: impl FnOnce() -> R) -> PyResult<R> 
     before.and(after).and(interrupted).map(|()| ended)
 }
 
+/// `llm_callback.capture._flush`, once that is imported.
+static FLUSH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+#[pyfunction]
+#[pyo3(name = "_set_flush")]
+pub(super) fn set_flush(flush: &Bound<'_, PyAny>) {
+    // Only ours calls it, once.
+    let _ = FLUSH.set(flush.py(), flush.clone().unbind());
+}
+
 fn flush_output(py: Python<'_>, run: &Run) -> PyResult<()> {
-    // Neither is there while the package is imported, nor when the interpreter is about to go.
-    let Ok(Some(capture)) = runs::loaded(py, "llm_callback.capture") else {
-        return Ok(());
-    };
-    match capture.getattr("_flush") {
-        Ok(flush) if flush.is_callable() => flush
-            .call1((id_to_python(py, run.id())?, run.generation()))
+    match FLUSH.get(py) {
+        Some(flush) => flush
+            .call1(py, (id_to_python(py, run.id())?, run.generation()))
             .map(drop),
-        Ok(_) | Err(_) => Ok(()),
+        None => Ok(()),
     }
 }
 
