@@ -168,13 +168,16 @@ impl Table {
         self.state.lock().live.get(id).cloned()
     }
 
-    /// Whether the live run of this id has its terminal event: then it is live no more.
+    /// Whether no run of this id is live, or the one that is has its terminal event: then it is live no more.
     pub(crate) fn note_end(&self, id: &RunId) -> bool {
-        let ended = self.live(id).filter(|run| run.log().has_ended());
-        if let Some(run) = &ended {
-            self.has_ended(run);
+        let Some(run) = self.live(id) else {
+            return true;
+        };
+        let ended = run.log().has_ended();
+        if ended {
+            self.has_ended(&run);
         }
-        ended.is_some()
+        ended
     }
 
     #[expect(

@@ -558,7 +558,7 @@ def test_a_client_that_does_not_read(serving: Any) -> None:
             events += [event.json() for event in source]
             given.freed()
         assert "lifecycle.completed" not in kinds(events)
-        assert 1 < len(events) < 60
+        assert len(events) < 60
         run.complete()
         events += events_of(get(server, run.run_id, Last_Event_ID=events[-1]["id"]).content)
     assert checked(events, after=0) > 0
