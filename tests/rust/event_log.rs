@@ -296,10 +296,24 @@ fn a_tap_that_panics_leaves_the_log_whole() {
 }
 
 /// 16 threads emit to runs of their own and to one of all, while readers come and go: nothing is foreign or lost, each
-/// log ends once. `STRESS_SCALE` times as many runs.
+/// log ends once; the second time takes no more memory than the first. `STRESS_SCALE` times as many runs.
 #[test]
 #[ignore = "a long test: make stress"]
 fn many_threads_many_readers() {
+    emit_and_read();
+    let before = resident();
+    emit_and_read();
+    assert!(resident() < before + (64 << 20));
+}
+
+/// How many bytes of memory this process has; none where the system does not say.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    4096 * pages.unwrap_or(0)
+}
+
+fn emit_and_read() {
     const THREADS: usize = 16;
     let scale = std::env::var("STRESS_SCALE")
         .ok()
