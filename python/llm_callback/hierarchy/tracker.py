@@ -33,11 +33,6 @@ class ExecutionTracker:
         self._usage: Counter[str] = Counter()
         self._findings: list[tuple[str, str]] = []
 
-    @property
-    def executed(self) -> frozenset[str]:
-        """The ids of the agents that were called."""
-        return frozenset(self._calls)
-
     def is_duplicate(self, agent_id: str, task: str) -> bool:
         """Whether the agent was given this task before, white space aside."""
         return (agent_id, " ".join(task.split())) in self._asked
