@@ -6,9 +6,11 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 use std::fmt;
 
 /// The text of one object.
+#[derive(Clone)]
 pub(crate) struct Object(String);
 
 impl Object {
@@ -33,37 +35,40 @@ impl Object {
 
     /// The same with these fields, which are text too, at its end; fields of the same names go.
     pub(crate) fn with(self, fields: &[(&str, String)]) -> Self {
-        if fields.is_empty() {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| format!("{}:{value}", json!(name)))
+            .collect();
+        self.and(&Self(format!("{{{}}}", fields.join(","))))
+    }
+
+    /// The same with the fields of another at its end; fields of the same names go.
+    pub(crate) fn and(self, other: &Self) -> Self {
+        let (Fields(own), Fields(others)) = (self.fields(), other.fields());
+        if others.is_empty() {
             return self;
         }
-        let Fields(own) = serde_json::from_str(&self.0).expect("it is an object");
-        let mut text = String::with_capacity(self.0.len() + 64);
-        let mut put = |name: &str, value: &str| {
-            text.push(if text.is_empty() { '{' } else { ',' });
-            text.push_str(name);
-            text.push(':');
-            text.push_str(value);
-        };
-        for (name, value) in own {
-            // A name may be spelt with escapes; one that is no Rust string is none of ours.
-            let plain: Option<String> = serde_json::from_str(name.get()).ok();
-            if !fields
-                .iter()
-                .any(|(ours, _)| plain.as_deref() == Some(*ours))
-            {
-                put(name.get(), value.get());
-            }
-        }
-        for (name, value) in fields {
-            put(&json!(name).to_string(), value);
-        }
-        text.push('}');
-        Self(text)
+        let taken: HashSet<_> = others.iter().map(|(name, _)| plain(name)).collect();
+        let kept = own.iter().filter(|(name, _)| !taken.contains(&plain(name)));
+        let fields: Vec<_> = kept
+            .chain(&others)
+            .map(|(name, value)| format!("{}:{}", name.get(), value.get()))
+            .collect();
+        Self(format!("{{{}}}", fields.join(",")))
+    }
+
+    fn fields(&self) -> Fields<'_> {
+        serde_json::from_str(&self.0).expect("it is an object")
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
+}
+
+/// The name of a field, which may be spelt with escapes; one that is no Rust string as it is spelt.
+fn plain(name: &RawValue) -> Result<String, &str> {
+    serde_json::from_str(name.get()).map_err(|_| name.get())
 }
 
 /// The fields of an object, in their order, also those of one name.
@@ -129,6 +134,9 @@ mod tests {
             r#"{"\ud800":"\udfff","z":-0.0,"kind":"user"}"#
         );
         assert_eq!(Object::empty().with(&[]).0, "{}");
+        let both = Object::encode(&raw(r#"{"\ud800":1,"a":2}"#), "").unwrap();
+        let both = both.and(&Object::encode(&raw(r#"{"b":3,"\ud800":4}"#), "").unwrap());
+        assert_eq!(both.0, r#"{"a":2,"b":3,"\ud800":4}"#);
         let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
         assert!(put(&deep).starts_with(&deep[..deep.len() - 1]));
     }

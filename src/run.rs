@@ -8,7 +8,7 @@ use crate::frame::Body;
 use crate::object::Object;
 use crate::run_id::RunId;
 use crate::subscription::{Overflow, Start, Subscription};
-use crate::sync::{AtomicBool, OnceLock, Ordering};
+use crate::sync::{AtomicBool, Mutex, OnceLock, Ordering};
 use serde::Serialize;
 use serde_json::json;
 use std::fmt;
@@ -89,6 +89,8 @@ pub struct Run {
     /// False once the log has its first event: the same for who wants no lock.
     unstarted: AtomicBool,
     acknowledged: OnceLock<SystemTime>,
+    /// What its terminal event says besides. Under the lock these are copied, or others added; it is a leaf.
+    annotations: Mutex<Option<Object>>,
     /// When it had been asked to stop, as its end found it. Empty until then.
     asked: OnceLock<Option<SystemTime>>,
     /// Set once a cancel makes producers wait no more.
@@ -125,6 +127,7 @@ impl Run {
             log,
             unstarted: AtomicBool::new(true),
             acknowledged: OnceLock::new(),
+            annotations: Mutex::new(None),
             asked: OnceLock::new(),
             hurries: OnceLock::new(),
             home,
@@ -312,6 +315,25 @@ impl Run {
         self.acknowledged.get_or_init(SystemTime::now);
     }
 
+    /// Puts fields into the run's terminal event, however the run ends and whoever ends it: what its code knows before
+    /// the end, such as what has been used up. What is no object becomes `{"annotation": …}`.
+    ///
+    /// Of two fields of one name the later stays, and that which comes with the end in any case. An event that is
+    /// [emitted](Self::emit) as terminal, and all once the run has ended, is as it is. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// What `fields` have against being JSON.
+    pub fn annotate(&self, fields: &(impl Serialize + ?Sized)) -> serde_json::Result<()> {
+        let fields = Object::encode(fields, "annotation")?;
+        let mut annotations = self.annotations.lock();
+        *annotations = Some(match annotations.take() {
+            Some(earlier) => earlier.and(&fields),
+            None => fields,
+        });
+        Ok(())
+    }
+
     /// Ends the run well, with what came out of it; whether this was its end. What is no object becomes
     /// `{"result": …}`.
     ///
@@ -377,7 +399,7 @@ impl Run {
         let why = self.token.cancelled();
         let body = match &why {
             Some(why) => self.cancelled(why, data),
-            None => lifecycle(word, self.parent.as_ref(), data),
+            None => lifecycle(word, self.parent.as_ref(), self.annotated(data)),
         };
         self.end(&body, why.as_ref()).is_ok()
     }
@@ -392,11 +414,21 @@ impl Run {
     }
 
     fn cancelled(&self, why: &Cancelled, data: Object) -> Body {
-        let data = data.with(&[
+        let data = self.annotated(data).with(&[
             ("kind", text(why.kind.as_str())),
             ("reason", text(&why.reason)),
         ]);
         lifecycle(Word::CANCELLED, self.parent.as_ref(), data)
+    }
+
+    /// Fields of the terminal event, and the annotations before them.
+    fn annotated(&self, data: Object) -> Object {
+        // Copied, not taken: of two threads that end the run, either may be the one that does.
+        let annotations = self.annotations.lock().clone();
+        match annotations {
+            Some(annotations) => annotations.and(&data),
+            None => data,
+        }
     }
 
     fn end(&self, body: &Body, why: Option<&Cancelled>) -> Result<EventId, Ended> {

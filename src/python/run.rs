@@ -329,6 +329,21 @@ impl PyRun {
         })
     }
 
+    /// Put the keywords into the data of the run's last event, however it ends and whoever ends it.
+    ///
+    /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what comes
+    /// with the end, as `error` or `reason`, in any case. Nothing once the run has ended, nor for a terminal event that is
+    /// said by :meth:`emit`. Thread-safe; does not block. Raises ValueError for data that contain themselves.
+    #[pyo3(signature = (**data))]
+    fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let data = encode::keywords(data)?;
+            py.detach(|| run.annotate(&*data))
+                .map_err(|error| PyValueError::new_err(error.to_string()))
+        })
+    }
+
     /// End the run well; the keywords are the data of its last event, `lifecycle.completed`. True if this was its
     /// end.
     ///

@@ -361,6 +361,7 @@ def was_cancelled(live: Live, within: float = DEADLINE) -> RunCancelled:
     error = live.raised
     assert isinstance(error, RunCancelled)
     assert error.run_id == live.run.run_id
+    assert set(live.events[-1]["data"]) == {"kind", "reason", "statistics"}
     return error
 
 

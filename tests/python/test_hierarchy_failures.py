@@ -94,6 +94,7 @@ def test_a_global_supervisors_model_that_fails_fails_the_run(chunks: int) -> Non
         told = "ConnectionError: the line is broken"
         assert live.events[-2]["data"] == {"error": told}
         assert "the line is broken" in live.events[-1]["data"]["error"]
+        assert live.events[-1]["data"]["statistics"]["calls"] == {GLOBAL: 1}
         assert "the line is broken" in str(live.raised)
         assert plan.looked == []
 

@@ -15,6 +15,7 @@ import re
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -578,6 +579,64 @@ def test_complete_keeps_the_result_of_a_cancelled_run() -> None:
     what, data = end_of(run)
     assert what == "lifecycle.cancelled"
     assert data == {"result": [1], "kind": "shutdown", "reason": "enough"}
+
+
+def leave_with(run: Run, error: BaseException | None) -> None:
+    """Leave the run's block, by an exception if there is one."""
+    with suppress(LookupError, KeyboardInterrupt), run:
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (lambda run: run.complete(kind="mine"), {"kind": "mine", "error": None}),
+        (lambda run: run.fail("broken"), {"error": "broken", "details": "", "kind": 0}),
+        (
+            lambda run: run.cancel("enough") and run.complete(),
+            {"error": None, "kind": "user", "reason": "enough"},
+        ),
+        (lambda run: leave_with(run, None), {"error": None, "kind": 0}),
+        (
+            lambda run: leave_with(run, KeyboardInterrupt()),
+            {"error": None, "kind": "user", "reason": "interrupted from the keyboard"},
+        ),
+    ],
+    ids=["complete", "fail", "cancel", "leave", "interrupt"],
+)
+def test_annotations_are_in_the_last_event(
+    end: Callable[[Run], object], expected: dict[str, Any]
+) -> None:
+    """However the run ends, its last event has them beside what comes with the end, which they cannot replace."""
+    run = open_run()
+    run.annotate(used=1, error=None)
+    run.annotate(used={"tokens": 7}, kind=0)
+    run.annotate()
+    end(run)
+    run.annotate(late=True)
+    assert end_of(run)[1] == {"used": {"tokens": 7}, **expected}
+
+
+def test_an_exception_leaves_the_annotations() -> None:
+    """A run that fails by an exception tells both."""
+    run = open_run()
+    run.annotate(used=1)
+    leave_with(run, LookupError("gone"))
+    data = end_of(run)[1]
+    assert (data["used"], data["error"]) == (1, "gone")
+
+
+def test_annotations_that_cannot_be_written_change_nothing() -> None:
+    """They raise ValueError, and those from before stay."""
+    run = open_run()
+    run.annotate(used="a\ud800")
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ValueError, match="nested"):
+        run.annotate(used=loop)
+    run.complete()
+    assert end_of(run)[1] == {"used": "a\ud800"}
 
 
 def test_fail_takes_an_exception_or_a_text() -> None:

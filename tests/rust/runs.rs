@@ -133,6 +133,71 @@ fn asked_to_stop_is_cancelled() {
     }
 }
 
+/// What a run is annotated with is in its last event, however it ends; what comes with the end stands before it.
+#[test]
+fn annotations_come_with_the_end() {
+    type End = fn(&Arc<Run>);
+    let runs = Runs::default();
+    let ends: [(End, Value); 7] = [
+        (
+            |run| assert!(run.complete(&json!({"result": 1, "used": 3})).unwrap()),
+            json!({"result": 1, "used": 3, "error": 0, "kind": 0}),
+        ),
+        (
+            |run| assert!(run.fail("broken", "")),
+            json!({"used": 2, "error": "broken", "details": "", "kind": 0}),
+        ),
+        (
+            |run| assert!(run.fail_with("broken").unwrap()),
+            json!({"used": 2, "error": "broken", "kind": 0}),
+        ),
+        (
+            |run| assert!(run.finish_cancelled()),
+            json!({"used": 2, "error": 0, "kind": "user", "reason": "the run gave up"}),
+        ),
+        (
+            |run| drop(run.scope()),
+            json!({"used": 2, "error": 0, "kind": 0}),
+        ),
+        (
+            |run| {
+                assert!(run.cancel(CancelKind::Shutdown, "bye"));
+                assert!(run.complete(&json!({"error": null})).unwrap());
+            },
+            json!({"used": 2, "error": null, "kind": "shutdown", "reason": "bye"}),
+        ),
+        (
+            |run| {
+                assert!(
+                    run.emit(&Body::from_json(Word::COMPLETED, b"null", b"{}"))
+                        .is_ok()
+                );
+            },
+            json!({}),
+        ),
+    ];
+    for (id, (end, expected)) in (0..).zip(ends) {
+        let run = open(&runs, id);
+        run.annotate(&json!({"used": 1, "error": 0})).unwrap();
+        run.annotate(&json!({"used": 2, "kind": 0})).unwrap();
+        end(&run);
+        run.annotate("too late").unwrap();
+        assert_eq!(data(&run).1, expected);
+    }
+    let run = runs.open(7, PENDING).unwrap();
+    run.annotate("by whom").unwrap();
+    assert!(run.cancel(CancelKind::User, ""));
+    let expected = json!({"annotation": "by whom", "kind": "user", "reason": ""});
+    assert_eq!(data(&run).1, expected);
+    // What is no JSON leaves it as it was.
+    let run = open(&runs, 8);
+    run.annotate(&raw(r#"{"text":"\ud800"}"#)).unwrap();
+    let unfit = std::collections::HashMap::from([((1, 2), 3)]);
+    assert!(run.annotate(&unfit).is_err());
+    assert!(run.complete(&json!({})).unwrap());
+    assert_eq!(frames(&run)[1].data(), br#"{"text":"\ud800"}"#);
+}
+
 /// A terminal word that is emitted ends its run, which is out of the live ones.
 #[test]
 fn an_emitted_end_is_an_end() {

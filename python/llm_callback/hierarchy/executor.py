@@ -175,7 +175,11 @@ class HierarchyExecutor:
             hierarchy = HierarchyBuilder(execution).build()
             return run_in_loop(run, hierarchy.work, self._tool_patience)
 
-        answer = run.bind(work)()
+        try:
+            answer = run.bind(work)()
+        finally:
+            # For the run's last event, also where it is a failure or a cancel.
+            run.annotate(statistics=execution.tracker.statistics())
         if run.token.is_set() or run.finished_at is not None:
             # Strands' own answer to a cancel is a result that says so.
             raise RunCancelled(run.run_id, run.token.kind, run.token.reason)
