@@ -22,15 +22,9 @@ from inspect import (
 from time import monotonic
 from weakref import WeakSet
 
-from llm_callback._core import (
-    get_run,
-    open_run,
-    register_cancellation_checker,
-    register_event_callback,
-)
-from llm_callback._views import _callback_registry, _checker_registry
+from llm_callback._core import get_run, open_run
+from llm_callback._job import Job
 from llm_callback.cancel import CancelToken
-from llm_callback.capture import _flush, capture_output
 from llm_callback.context import _current_run
 
 TYPE_CHECKING = False
@@ -42,8 +36,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from llm_callback._core import CancelRegistration, Run
-    from llm_callback.capture import OutputCapture
+    from llm_callback._core import Run
 
     _RunId = int | str | UUID
 
@@ -113,8 +106,8 @@ class RunManager:
         # blocks, calls a run or starts a thread.
         self._lock = threading.RLock()
         self._is_shut_down = False
-        self._queued: OrderedDict[Run, _Job] = OrderedDict()
-        self._executing: dict[Run, _Job] = {}
+        self._queued: OrderedDict[Run, Job] = OrderedDict()
+        self._executing: dict[Run, Job] = {}
         # Threads that have a place: never more than max_workers.
         self._workers = 0
 
@@ -152,7 +145,7 @@ class RunManager:
         self._refuse_if_full()
         run = open_run(run_id, deadline=deadline, pending=True, task=given["task"])
         given["run_id"] = run.run_id
-        job = _Job(run, partial(execute, given), on_event)
+        job = Job(run, partial(execute, given), on_event)
         # Kept, and stopped with the job: a callback would hold what it is held by.
         job.keep(run.token.on_cancel(partial(self._was_cancelled, job)))
         with self._lock:
@@ -273,17 +266,17 @@ class RunManager:
                 "the manager is shut down, and starts no more runs: make another one"
             )
 
-    def _jobs(self) -> list[_Job]:
+    def _jobs(self) -> list[Job]:
         with self._lock:
             return [*self._executing.values(), *self._queued.values()]
 
-    def _own_jobs(self) -> list[_Job]:
+    def _own_jobs(self) -> list[Job]:
         """Return what the calling code is a part of: by its thread, and by its current run."""
         here, run = threading.get_ident(), _current_run()
         with self._lock:
             return [job for job in self._executing.values() if job.thread == here or job.run == run]
 
-    def _others(self) -> list[_Job]:
+    def _others(self) -> list[Job]:
         """Return what is executed, but what the calling code is a part of."""
         own = self._own_jobs()
         with self._lock:
@@ -295,7 +288,7 @@ class RunManager:
             return timeout
         return self._cancel_timeout if timeout is None else min(timeout, self._cancel_timeout)
 
-    def _find(self, run_id: _RunId) -> _Job | None:
+    def _find(self, run_id: _RunId) -> Job | None:
         run = get_run(run_id)
         if run is None:
             return None
@@ -318,11 +311,11 @@ class RunManager:
             raise
 
     def _work(self) -> None:
-        job: _Job | None = None
+        job: Job | None = None
         while (job := self._next(job)) is not None:
             self._execute_run(job)
 
-    def _next(self, done: _Job | None) -> _Job | None:
+    def _next(self, done: Job | None) -> Job | None:
         """Let go of what is done, and return what is next; None if nothing is, or this thread has no place any more."""
         with self._lock:
             if done is not None and self._executing.pop(done.run, None) is None:
@@ -338,7 +331,7 @@ class RunManager:
             done.finish()
         return job
 
-    def _execute_run(self, job: _Job) -> None:
+    def _execute_run(self, job: Job) -> None:
         run = job.run
         # What `execute` raises is told by the run's end, and is no matter of the thread; nor is a run that has ended.
         with suppress(BaseException), run:
@@ -351,7 +344,7 @@ class RunManager:
 
     # --- Cancels ---
 
-    def _was_cancelled(self, job: _Job) -> None:
+    def _was_cancelled(self, job: Job) -> None:
         """Take a cancelled run out of the queue, or give it its time to end by itself."""
         with self._lock:
             queued = self._queued.pop(job.run, None)
@@ -363,7 +356,7 @@ class RunManager:
             patience = CancelToken(self._cancel_timeout)
             job.keep(patience.on_cancel(partial(self._abandon, job)), patience)
 
-    def _abandon(self, job: _Job) -> None:
+    def _abandon(self, job: Job) -> None:
         """End a run whose code does not return, and give its place to another."""
         with self._lock:
             if self._executing.get(job.run) is not job:
@@ -375,97 +368,6 @@ class RunManager:
         job.run.complete()
         job.finish()
         self._start_workers()
-
-
-class _Job:
-    """A run that waits or is executed: what to call, and what to put back after it."""
-
-    def __init__(
-        self,
-        run: Run,
-        execute: Callable[[], Any],
-        on_event: Callable[[dict[str, Any]], object] | None,
-    ) -> None:
-        self.run = run
-        self.execute = execute
-        self.thread: int | None = None
-        # Set when the thread has come back from it, or is not waited for any more.
-        self.is_done = threading.Event()
-        self._on_event = on_event
-        self._before: tuple[Any, Any] = (None, None)
-        self._is_clean = False
-        self._capture: OutputCapture | None = None
-        self._kept: list[tuple[CancelRegistration, CancelToken | None]] = []
-
-    @property
-    def is_open(self) -> bool:
-        return not self.run.wait(0)
-
-    def prepare(self, *, capture: bool) -> None:
-        """Register and capture, unless it was abandoned meanwhile."""
-        run_id = self.run.run_id
-        with _registry_lock:
-            if self._is_clean:
-                return
-            # Its run has ended, since ours has begun, and its code lingers: ours is not to put back what it put there.
-            earlier = _registered.get(run_id)
-            kept = None if earlier is None else earlier._put_back()  # noqa: SLF001
-            _registered[run_id] = self
-            self._before = (_callback_registry.get(run_id), _checker_registry.get(run_id))
-            if self._on_event is not None:
-                register_event_callback(run_id, self._on_event)
-        del kept
-        if capture:
-            self._capture = capture_output()
-            if self._is_clean:
-                self._capture.stop()
-
-    def clean_up(self) -> None:
-        """Leave everything as it was before the run; once, also where two threads want to."""
-        try:
-            if self._capture is not None:
-                self._capture.stop()
-            # The last of what it printed, while its callback can hear of it.
-            _flush(self.run.run_id, self.run.generation)
-        finally:
-            with _registry_lock:
-                self._is_clean = True
-                kept = self._put_back()
-            del kept
-            # It may have begun in between.
-            if self._capture is not None:
-                self._capture.stop()
-
-    def _put_back(self) -> tuple[Any, Any] | None:
-        """Put back what was registered before, under the lock; return what is replaced, to die without it."""
-        run_id = self.run.run_id
-        if _registered.get(run_id) is not self:
-            return None
-        del _registered[run_id]
-        latest = get_run(run_id)
-        is_latest = latest is None or latest == self.run
-        now = (_callback_registry.get(run_id), _checker_registry.get(run_id))
-        callback, checker = self._before
-        # What somebody has removed meanwhile is not put back, and what may be a later run's own stays.
-        if now[0] is not None and (is_latest or now[0] is self._on_event):
-            register_event_callback(run_id, callback)
-        if now[1] is not None and is_latest:
-            register_cancellation_checker(run_id, checker)
-        return now
-
-    def keep(self, registration: CancelRegistration, token: CancelToken | None = None) -> None:
-        """Stop the registration when all is done. The token is kept, for its time to go on."""
-        self._kept.append((registration, token))
-        if self.is_done.is_set():
-            self.finish()
-
-    def finish(self) -> None:
-        """Wake who waits for it, and let go of what would call it."""
-        self.is_done.set()
-        while self._kept:
-            # Two threads may be here.
-            with suppress(IndexError):
-                self._kept.pop()[0].stop()
 
 
 class _End:
@@ -524,13 +426,8 @@ def _default_execute() -> Callable[[dict[str, Any]], Any]:
 
 # --- The process ---
 
-# Protects whose registrations those of a run's id are, and whether they are put back. Under it: look-ups and
-# registrations, after which what was replaced is still held, so that no destructor is called.
-# Re-entrant, as all locks here: what they guard is made of objects, and the collector may run where one is made.
-_registry_lock = threading.RLock()
-_registered: dict[int | str, _Job] = {}
-
 # Protects the managers that there are, and whether the exit is prepared. Under it: these, and the registration.
+# Re-entrant, as all locks here: what they guard is made of objects, and the collector may run where one is made.
 _process_lock = threading.RLock()
 _managers: WeakSet[RunManager] = WeakSet()
 _is_prepared = False
@@ -577,10 +474,8 @@ def _end_all() -> None:
 
 def _forget_the_parents() -> None:
     """In the child of a fork: its threads are the parent's, and a lock may have been held by one of them."""
-    global _process_lock, _registry_lock  # noqa: PLW0603 - see above
+    global _process_lock  # noqa: PLW0603 - see above
     _process_lock = threading.RLock()
-    _registry_lock = threading.RLock()
-    _registered.clear()
     for manager in list(_managers):
         manager._reset()  # noqa: SLF001
 
