@@ -758,9 +758,11 @@ def test_a_subscription_keeps_its_log_but_nobody_keeps_a_subscription() -> None:
 def test_ctrl_c_reaches_a_reader_that_waits() -> None:
     """Ctrl-C interrupts a wait for events, in each way to read, and loses no event."""
     code = """
-        import _thread, threading, time
+        import _thread, signal, threading, time
         from llm_callback import open_run
 
+        # A shell that runs the tests in the background has the signal ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run = open_run()
         subscription = run.subscribe("start")
         subscription.read()
