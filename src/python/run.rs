@@ -7,10 +7,10 @@ use super::event;
 use super::exit::{raise_interrupt, sleep_if_ended};
 use super::process::Owned;
 use super::run_handler::PyRunHandler;
-use super::runs::{self, id_to_python, kind_and_reason};
+use super::runs::{self, id_to_python};
 use super::stats::COUNTERS;
 use super::subscription::{self, PySubscription};
-use super::token::PyToken;
+use super::token::{PyToken, kind_and_reason};
 use super::wait::{seconds, wait};
 use crate::{Action, Body, CancelKind, Cancelled, Category, EventId, Run, RunId, RunState, Word};
 use pyo3::exceptions::{

@@ -6,9 +6,10 @@ use super::encode;
 use super::exit::{raise_interrupt, sleep_if_ended};
 use super::run::PyRun;
 use super::run_key::RunKey;
+use super::token::kind_and_reason;
 use super::wait::seconds;
 use crate::sync::LazyLock;
-use crate::{CancelKind, NdjsonFile, OpenError, Opening, Outlet, Run, RunId, Runs};
+use crate::{NdjsonFile, OpenError, Opening, Outlet, Run, RunId, Runs};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyInt, PyString};
@@ -156,22 +157,6 @@ pub(super) fn id_to_python<'py>(py: Python<'py>, id: &RunId) -> PyResult<Bound<'
         RunId::Int(id) => id.into_pyobject(py)?.into_any(),
         RunId::Str(id) => PyString::new(py, id).into_any(),
     })
-}
-
-fn parse_kind(kind: &str) -> PyResult<CancelKind> {
-    kind.parse().map_err(|_| {
-        PyValueError::new_err(format!(
-            "kind must be 'user', 'deadline', 'parent', 'shutdown' or 'disconnect', not {kind:?}"
-        ))
-    })
-}
-
-/// A kind of cancellation and its words, from what a Python caller gave.
-pub(super) fn kind_and_reason(
-    kind: &str,
-    reason: &Bound<'_, PyString>,
-) -> PyResult<(CancelKind, String)> {
-    Ok((parse_kind(kind)?, encode::lossy(reason)?))
 }
 
 /// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
