@@ -17,6 +17,7 @@ mod exit;
 mod fork;
 mod handler;
 mod interpreter;
+mod loaded;
 mod names;
 mod process;
 mod registry;

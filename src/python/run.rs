@@ -5,6 +5,7 @@ use super::dispatch;
 use super::encode;
 use super::event;
 use super::exit::{raise_interrupt, sleep_if_ended};
+use super::loaded::is_instance_of_loaded;
 use super::process::Owned;
 use super::run_handler::PyRunHandler;
 use super::runs::{self, id_to_python};
@@ -578,7 +579,7 @@ fn cancellation(run: &Run, error: &Bound<'_, PyAny>) -> Option<(CancelKind, &'st
 }
 
 fn is_cancelled_task(error: &Bound<'_, PyAny>) -> PyResult<bool> {
-    runs::is_instance_of_loaded(error, "asyncio.exceptions", "CancelledError")
+    is_instance_of_loaded(error, "asyncio.exceptions", "CancelledError")
 }
 
 /// Whether it is the `RunCancelled` of this run, which a registered checker has raised.

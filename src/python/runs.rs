@@ -4,6 +4,7 @@ use super::arguments::shown;
 use super::attached::AttachedMutex;
 use super::encode;
 use super::exit::{raise_interrupt, sleep_if_ended};
+use super::loaded::is_instance_of_loaded;
 use super::run::PyRun;
 use super::run_key::RunKey;
 use super::token::kind_and_reason;
@@ -103,27 +104,6 @@ fn of_text(text: &str) -> RunId {
 
 fn is_uuid(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     is_instance_of_loaded(object, "uuid", "UUID")
-}
-
-/// Whether `object` is an instance of a class of a module that may not have been imported, and is not imported here.
-pub(super) fn is_instance_of_loaded(
-    object: &Bound<'_, PyAny>,
-    module: &str,
-    class: &str,
-) -> PyResult<bool> {
-    match loaded(object.py(), module)? {
-        Some(module) => object.is_instance(&module.getattr(class)?),
-        None => Ok(false),
-    }
-}
-
-/// A module, if somebody has imported it.
-pub(super) fn loaded<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let modules = py.import("sys")?.getattr("modules")?;
-    Ok(modules
-        .cast::<PyDict>()?
-        .get_item(name)?
-        .filter(|module| !module.is_none()))
 }
 
 /// The id that `object` names: an int, a str, or a UUID, which is its text.
