@@ -25,6 +25,7 @@ mod route;
 mod run;
 mod run_callback;
 mod run_handler;
+mod run_id;
 mod run_key;
 mod runs;
 mod slot;

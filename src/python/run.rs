@@ -8,7 +8,7 @@ use super::exit::{raise_interrupt, sleep_if_ended};
 use super::loaded::is_instance_of_loaded;
 use super::process::Owned;
 use super::run_handler::PyRunHandler;
-use super::runs::{self, id_to_python};
+use super::run_id::{id_from_python, id_to_python};
 use super::stats::COUNTERS;
 use super::subscription::{self, PySubscription};
 use super::token::{PyToken, kind_and_reason};
@@ -585,7 +585,7 @@ fn is_cancelled_task(error: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// Whether it is the `RunCancelled` of this run, which a registered checker has raised.
 fn is_told_to_stop(run: &Run, error: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(error.is_instance(dispatch::run_cancelled(error.py())?)?
-        && runs::run_id(&error.getattr("run_id")?)? == *run.id())
+        && id_from_python(&error.getattr("run_id")?)? == *run.id())
 }
 
 /// An exception's text; its class where it has none, or none that can be had.

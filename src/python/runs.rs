@@ -1,19 +1,18 @@
 //! The runs of this process: opened, found, cancelled, and ended with the interpreter.
 
-use super::arguments::shown;
 use super::attached::AttachedMutex;
 use super::encode;
 use super::exit::{raise_interrupt, sleep_if_ended};
-use super::loaded::is_instance_of_loaded;
 use super::run::PyRun;
+use super::run_id::{id_from_python, id_of_key, minted};
 use super::run_key::RunKey;
 use super::token::kind_and_reason;
 use super::wait::seconds;
 use crate::sync::LazyLock;
-use crate::{NdjsonFile, OpenError, Opening, Outlet, Run, RunId, Runs};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use crate::{NdjsonFile, OpenError, Opening, Outlet, Run, Runs};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyInt, PyString};
+use pyo3::types::{PyDict, PyString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +51,7 @@ fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
     if let Ok(run) = given.cast::<PyRun>() {
         return run.get().run().cloned();
     }
-    let (id, runs) = (run_id(given)?, runs(py));
+    let (id, runs) = (id_from_python(given)?, runs(py));
     py.detach(|| runs.live(&id))
         .ok_or_else(|| PyRuntimeError::new_err(OpenError::NoParent(id).to_string()))
 }
@@ -75,67 +74,12 @@ pub(super) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>
         }
         table.clone()
     };
-    let id = match key {
-        RunKey::Core(id) => id.clone(),
-        RunKey::Other(object) if is_uuid(object)? => of_text(object.str()?.to_str()?),
-        RunKey::Other(_) => return Ok(None),
+    let Some(id) = id_of_key(key)? else {
+        return Ok(None);
     };
     Ok(match table.try_live(&id) {
         Some(found) => found,
         None => py.detach(|| table.live(&id)),
-    })
-}
-
-/// A random UUID, as RFC 9562 has it, version 4. Without the module `uuid`: a fork while another thread imports one leaves the
-/// child waiting for it.
-fn minted(py: Python<'_>) -> PyResult<RunId> {
-    let random = py.import("os")?.call_method1("urandom", (16,))?;
-    let mut bytes: [u8; 16] = random.extract()?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
-    Ok(RunId::from(parts.join("-")))
-}
-
-fn of_text(text: &str) -> RunId {
-    RunId::from(text)
-}
-
-fn is_uuid(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    is_instance_of_loaded(object, "uuid", "UUID")
-}
-
-/// The id that `object` names: an int, a str, or a UUID, which is its text.
-pub(super) fn run_id(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
-    let is_text = object.is_instance_of::<PyString>();
-    if is_text || (object.is_instance_of::<PyInt>() && !object.is_instance_of::<PyBool>()) {
-        if let RunKey::Core(id) = RunKey::new(object)? {
-            return Ok(id);
-        }
-        return Err(PyValueError::new_err(format!(
-            "a run id is an int of at most 60 bits, or a str that UTF-8 can hold, not {}",
-            shown(object)
-        )));
-    }
-    if is_uuid(object)? {
-        return Ok(of_text(object.str()?.to_str()?));
-    }
-    Err(PyTypeError::new_err(format!(
-        "a run id is an int, a str or a UUID, not {}",
-        shown(object)
-    )))
-}
-
-/// Whether both name one run, as a UUID and its text do.
-pub(super) fn are_one_run(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
-    matches!((run_id(one), run_id(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-pub(super) fn id_to_python<'py>(py: Python<'py>, id: &RunId) -> PyResult<Bound<'py, PyAny>> {
-    Ok(match id {
-        RunId::Int(id) => id.into_pyobject(py)?.into_any(),
-        RunId::Str(id) => PyString::new(py, id).into_any(),
     })
 }
 
@@ -172,7 +116,7 @@ pub(super) fn open_run<'py>(
             ));
         }
         let id = match run_id.filter(|run_id| !run_id.is_none()) {
-            Some(run_id) => self::run_id(run_id)?,
+            Some(run_id) => id_from_python(run_id)?,
             None => minted(py)?,
         };
         let parent = match parent.filter(|parent| !parent.is_none()) {
@@ -212,7 +156,7 @@ pub(super) fn get_run<'py>(
     run_id: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyRun>>> {
     sleep_if_ended(|| {
-        let id = self::run_id(run_id)?;
+        let id = id_from_python(run_id)?;
         let runs = runs(py);
         py.detach(|| runs.get(&id))
             .map(|run| Bound::new(py, PyRun::new(run)))
@@ -255,7 +199,7 @@ pub(super) fn cancel_run<'py>(
             let was_first = py.detach(|| run.cancel(kind, &reason));
             return raise_interrupt().map(|()| was_first);
         }
-        let id = self::run_id(run_id)?;
+        let id = id_from_python(run_id)?;
         let runs = runs(py);
         let was_first = py.detach(|| runs.cancel(&id, kind, &reason));
         raise_interrupt().map(|()| was_first)
