@@ -4,10 +4,8 @@ use crate::frame::Frame;
 use crate::sync::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use std::fmt;
-use std::fs::{File, OpenOptions, rename};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -243,100 +241,14 @@ fn attempt(counts: &Counts, what: impl FnOnce() -> io::Result<()>) -> bool {
     is_done
 }
 
-/// Newline-delimited JSON in a file that is rotated by size.
-///
-/// When an event would make it larger than `max_bytes`, the file is renamed with `.1` at its end, in place of an older one, and
-/// a new one is begun. An event is never split. If a process ended, or a disk was full, in the middle of a line, that line
-/// is ended before the next event, which has a line of its own.
-#[derive(Debug)]
-pub struct NdjsonFile {
-    path: PathBuf,
-    max_bytes: u64,
-    file: BufWriter<File>,
-    bytes: u64,
-    /// Whether the last line may have no end.
-    is_torn: bool,
-}
-
-impl NdjsonFile {
-    /// Appends to the file, which is made if there is none.
-    ///
-    /// # Errors
-    ///
-    /// What the system has against that.
-    pub fn open(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Self> {
-        let path = path.as_ref().to_owned();
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).append(true).read(true).open(&path)?;
-        let bytes = file.metadata()?.len();
-        let mut last = [b'\n'];
-        if bytes > 0 {
-            file.seek(SeekFrom::End(-1))?;
-            file.read_exact(&mut last)?;
-        }
-        Ok(Self {
-            path,
-            max_bytes,
-            file: BufWriter::new(file),
-            bytes,
-            is_torn: last != *b"\n",
-        })
-    }
-
-    fn rotate(&mut self) -> io::Result<()> {
-        self.file.flush()?;
-        let mut old = self.path.clone().into_os_string();
-        old.push(".1");
-        match rename(&self.path, old) {
-            // Somebody else has put it aside.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed?,
-        }
-        *self = Self::open(&self.path, self.max_bytes)?;
-        Ok(())
-    }
-
-    fn write_line(&mut self, json: &[u8]) -> io::Result<()> {
-        if self.is_torn {
-            self.file.write_all(b"\n")?;
-            self.bytes += 1;
-        }
-        // Until it is whole.
-        self.is_torn = true;
-        self.file.write_all(json)?;
-        self.file.write_all(b"\n")?;
-        self.is_torn = false;
-        self.bytes += json.len() as u64 + 1;
-        Ok(())
-    }
-}
-
-impl Sink for NdjsonFile {
-    fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
-        for frame in frames {
-            let json = frame.json();
-            if self.bytes > 0 && self.bytes + json.len() as u64 >= self.max_bytes {
-                self.rotate()?;
-            }
-            self.write_line(json)?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::event::{Event, Word};
+    use crate::event::Word;
     use crate::frame::{Body, Head};
-    use std::fs;
     use std::sync::mpsc;
 
-    fn frames(number: u64) -> Vec<Arc<Frame>> {
+    pub(crate) fn frames(number: u64) -> Vec<Arc<Frame>> {
         let mut head = Head::new(&1.into());
         let body = Body::from_json(Word::LLM_STREAM, b"null", br#"{"content":"x"}"#);
         (1..=number)
@@ -357,54 +269,6 @@ mod tests {
         }
     }
 
-    /// All that is offered is written, in order, by the time the outlet is closed.
-    #[test]
-    fn a_file_has_all_events() {
-        let folder = std::env::temp_dir().join(format!("llm-callback-{}-all", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("events.ndjson");
-        let outlet =
-            Outlet::start("file", NdjsonFile::open(&path, u64::MAX).unwrap(), 10_000).unwrap();
-        let number = if cfg!(miri) { 20 } else { 1_000 };
-        for frame in &frames(number) {
-            outlet.offer(frame);
-        }
-        assert_eq!(
-            outlet.close(),
-            SinkStats {
-                written: number,
-                ..SinkStats::default()
-            }
-        );
-        let text = fs::read_to_string(&path).unwrap();
-        let sequences: Vec<_> = text
-            .lines()
-            .map(|line| Event::from_json(line.as_bytes()).unwrap().sequence)
-            .collect();
-        assert_eq!(sequences, (1..=number).collect::<Vec<_>>());
-        fs::remove_dir_all(folder).unwrap();
-    }
-
-    /// A file that would grow too large is put aside whole, and a new one begun.
-    #[test]
-    fn a_file_is_rotated() {
-        let folder =
-            std::env::temp_dir().join(format!("llm-callback-{}-rotated", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("events.ndjson");
-        let frames = frames(5);
-        let two = 2 * (frames[0].json().len() as u64 + 1);
-        let mut sink = NdjsonFile::open(&path, two).unwrap();
-        sink.write(&frames).unwrap();
-        sink.flush().unwrap();
-        let lines = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
-        assert_eq!(
-            (lines(&path), lines(&folder.join("events.ndjson.1"))),
-            (1, 2)
-        );
-        fs::remove_dir_all(folder).unwrap();
-    }
-
     /// A sink that is too slow loses events, and says how many; whoever offers them never waits.
     #[test]
     fn a_full_channel_drops_and_counts() {
@@ -420,33 +284,6 @@ mod tests {
         let stats = outlet.close();
         assert_eq!(stats.written + stats.dropped, 10);
         assert_eq!(reading.join().unwrap() as u64, stats.written);
-    }
-
-    /// A file that somebody has taken away is begun anew, and a line that has no end is ended first.
-    #[test]
-    fn a_file_heals() {
-        let folder =
-            std::env::temp_dir().join(format!("llm-callback-{}-heals", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("events.ndjson");
-        let frames = frames(3);
-        let two = 2 * (frames[0].json().len() as u64 + 1);
-        let mut sink = NdjsonFile::open(&path, two).unwrap();
-        sink.write(&frames[..2]).unwrap();
-        sink.flush().unwrap();
-        fs::remove_file(&path).unwrap();
-        sink.write(&frames[2..]).unwrap();
-        drop(sink);
-        let whole = fs::read_to_string(&path).unwrap();
-        assert_eq!(whole.lines().count(), 1);
-
-        fs::write(&path, &whole[..10]).unwrap();
-        let mut sink = NdjsonFile::open(&path, u64::MAX).unwrap();
-        sink.write(&frames[2..]).unwrap();
-        drop(sink);
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text, format!("{}\n{whole}", &whole[..10]));
-        fs::remove_dir_all(folder).unwrap();
     }
 
     /// A sink that fails, or panics, goes on with what comes next; each event is counted once.

@@ -9,6 +9,7 @@ use super::handler::PyHandler;
 use super::names::names;
 use super::registry::{self, Entry};
 use super::route::{self, Target};
+use super::run_id::id_to_python;
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
 use super::{run, run_callback, runs};
@@ -129,7 +130,7 @@ pub(super) fn raise_if_cancelled<'py>(
 /// Asks the checker that is registered for an open run, if there is one, and raises `RunCancelled` if it says so.
 pub(super) fn raise_if_checker_says_so(py: Python<'_>, run: &Run) -> PyResult<()> {
     if says_so(Entry::Checker.of(py, run.id())?)? && py.detach(|| run.times().finished.is_none()) {
-        return Err(cancelled(&runs::id_to_python(py, run.id())?));
+        return Err(cancelled(&id_to_python(py, run.id())?));
     }
     Ok(())
 }

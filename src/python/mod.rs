@@ -17,6 +17,8 @@ mod exit;
 mod fork;
 mod handler;
 mod interpreter;
+mod loaded;
+mod log_file;
 mod names;
 mod process;
 mod registry;
@@ -24,6 +26,7 @@ mod route;
 mod run;
 mod run_callback;
 mod run_handler;
+mod run_id;
 mod run_key;
 mod runs;
 mod slot;
@@ -48,6 +51,8 @@ mod _core {
     #[pymodule_export]
     use super::handler::{PyHandler, create_callback_handler};
     #[pymodule_export]
+    use super::log_file::log_to_file;
+    #[pymodule_export]
     use super::registry::{
         callbacks, checkers, get_cancellation_checker, get_event_callback,
         register_cancellation_checker, register_event_callback,
@@ -61,7 +66,7 @@ mod _core {
     #[pymodule_export]
     use super::run_handler::PyRunHandler;
     #[pymodule_export]
-    use super::runs::{active_runs, cancel_run, get_run, log_to_file, open_run};
+    use super::runs::{active_runs, cancel_run, get_run, open_run};
     #[pymodule_export]
     use super::stats::stats;
     #[pymodule_export]

@@ -2,6 +2,7 @@
 
 use super::arguments::{Arg, require};
 use super::exit::sleep_if_ended;
+use super::loaded::loaded;
 use super::route;
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
@@ -53,7 +54,7 @@ impl Entry {
         let RunId::Str(text) = id else {
             return Ok(None);
         };
-        let Some(module) = runs::loaded(py, "uuid")? else {
+        let Some(module) = loaded(py, "uuid")? else {
             return Ok(None);
         };
         match module.getattr("UUID")?.call1((&**text,)) {

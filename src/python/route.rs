@@ -1,6 +1,7 @@
 //! Whose event is it, where the handler and the calling context give two answers?
 
-use super::{context, runs};
+use super::context;
+use super::run_id::are_one_run;
 use crate::sync::{AtomicU8, Ordering};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -68,7 +69,7 @@ pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> 
             run_id.is_none()
                 || run_id.is(&current)
                 || run_id.eq(&current)?
-                || runs::are_one_run(run_id, &current),
+                || are_one_run(run_id, &current),
         )
     };
     if route == Route::Strict && !agrees()? {

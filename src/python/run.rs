@@ -5,12 +5,13 @@ use super::dispatch;
 use super::encode;
 use super::event;
 use super::exit::{raise_interrupt, sleep_if_ended};
+use super::loaded::is_instance_of_loaded;
 use super::process::Owned;
 use super::run_handler::PyRunHandler;
-use super::runs::{self, id_to_python, kind_and_reason};
+use super::run_id::{id_from_python, id_to_python};
 use super::stats::COUNTERS;
 use super::subscription::{self, PySubscription};
-use super::token::PyToken;
+use super::token::{PyToken, kind_and_reason};
 use super::wait::{seconds, wait};
 use crate::{Action, Body, CancelKind, Cancelled, Category, EventId, Run, RunId, RunState, Word};
 use pyo3::exceptions::{
@@ -578,13 +579,13 @@ fn cancellation(run: &Run, error: &Bound<'_, PyAny>) -> Option<(CancelKind, &'st
 }
 
 fn is_cancelled_task(error: &Bound<'_, PyAny>) -> PyResult<bool> {
-    runs::is_instance_of_loaded(error, "asyncio.exceptions", "CancelledError")
+    is_instance_of_loaded(error, "asyncio.exceptions", "CancelledError")
 }
 
 /// Whether it is the `RunCancelled` of this run, which a registered checker has raised.
 fn is_told_to_stop(run: &Run, error: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(error.is_instance(dispatch::run_cancelled(error.py())?)?
-        && runs::run_id(&error.getattr("run_id")?)? == *run.id())
+        && id_from_python(&error.getattr("run_id")?)? == *run.id())
 }
 
 /// An exception's text; its class where it has none, or none that can be had.

@@ -9,7 +9,7 @@ use super::handler::{self, PyHandler};
 use super::names::names;
 use super::process::Owned;
 use super::run::{append, raise_if_cancelled};
-use super::runs::id_to_python;
+use super::run_id::id_to_python;
 use super::stats::COUNTERS;
 use crate::{Action, Body, Category, Prelude, Run, Word};
 use pyo3::exceptions::{PyAttributeError, PyTypeError};

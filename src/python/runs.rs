@@ -1,19 +1,18 @@
 //! The runs of this process: opened, found, cancelled, and ended with the interpreter.
 
-use super::arguments::shown;
 use super::attached::AttachedMutex;
 use super::encode;
 use super::exit::{raise_interrupt, sleep_if_ended};
 use super::run::PyRun;
+use super::run_id::{id_from_python, id_of_key, minted};
 use super::run_key::RunKey;
+use super::token::kind_and_reason;
 use super::wait::seconds;
 use crate::sync::LazyLock;
-use crate::{CancelKind, NdjsonFile, OpenError, Opening, Outlet, Run, RunId, Runs};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
+use crate::{OpenError, Opening, Run, Runs};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyInt, PyString};
-use std::io;
-use std::path::{Path, PathBuf};
+use pyo3::types::{PyDict, PyString};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,9 +21,6 @@ static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new
 
 /// How long the interpreter's exit waits for sinks.
 const PATIENCE_AT_EXIT: Duration = Duration::from_secs(5);
-
-/// How many events wait for a file at most.
-const CHANNEL: usize = 65_536;
 
 pub(super) fn runs(py: Python<'_>) -> Runs {
     RUNS.lock(py).clone()
@@ -50,7 +46,7 @@ fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
     if let Ok(run) = given.cast::<PyRun>() {
         return run.get().run().cloned();
     }
-    let (id, runs) = (run_id(given)?, runs(py));
+    let (id, runs) = (id_from_python(given)?, runs(py));
     py.detach(|| runs.live(&id))
         .ok_or_else(|| PyRuntimeError::new_err(OpenError::NoParent(id).to_string()))
 }
@@ -73,105 +69,13 @@ pub(super) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>
         }
         table.clone()
     };
-    let id = match key {
-        RunKey::Core(id) => id.clone(),
-        RunKey::Other(object) if is_uuid(object)? => of_text(object.str()?.to_str()?),
-        RunKey::Other(_) => return Ok(None),
+    let Some(id) = id_of_key(key)? else {
+        return Ok(None);
     };
     Ok(match table.try_live(&id) {
         Some(found) => found,
         None => py.detach(|| table.live(&id)),
     })
-}
-
-/// A random UUID, as RFC 9562 has it, version 4. Without the module `uuid`: a fork while another thread imports one leaves the
-/// child waiting for it.
-fn minted(py: Python<'_>) -> PyResult<RunId> {
-    let random = py.import("os")?.call_method1("urandom", (16,))?;
-    let mut bytes: [u8; 16] = random.extract()?;
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &hex[part]);
-    Ok(RunId::from(parts.join("-")))
-}
-
-fn of_text(text: &str) -> RunId {
-    RunId::from(text)
-}
-
-fn is_uuid(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    is_instance_of_loaded(object, "uuid", "UUID")
-}
-
-/// Whether `object` is an instance of a class of a module that may not have been imported, and is not imported here.
-pub(super) fn is_instance_of_loaded(
-    object: &Bound<'_, PyAny>,
-    module: &str,
-    class: &str,
-) -> PyResult<bool> {
-    match loaded(object.py(), module)? {
-        Some(module) => object.is_instance(&module.getattr(class)?),
-        None => Ok(false),
-    }
-}
-
-/// A module, if somebody has imported it.
-pub(super) fn loaded<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let modules = py.import("sys")?.getattr("modules")?;
-    Ok(modules
-        .cast::<PyDict>()?
-        .get_item(name)?
-        .filter(|module| !module.is_none()))
-}
-
-/// The id that `object` names: an int, a str, or a UUID, which is its text.
-pub(super) fn run_id(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
-    let is_text = object.is_instance_of::<PyString>();
-    if is_text || (object.is_instance_of::<PyInt>() && !object.is_instance_of::<PyBool>()) {
-        if let RunKey::Core(id) = RunKey::new(object)? {
-            return Ok(id);
-        }
-        return Err(PyValueError::new_err(format!(
-            "a run id is an int of at most 60 bits, or a str that UTF-8 can hold, not {}",
-            shown(object)
-        )));
-    }
-    if is_uuid(object)? {
-        return Ok(of_text(object.str()?.to_str()?));
-    }
-    Err(PyTypeError::new_err(format!(
-        "a run id is an int, a str or a UUID, not {}",
-        shown(object)
-    )))
-}
-
-/// Whether both name one run, as a UUID and its text do.
-pub(super) fn are_one_run(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
-    matches!((run_id(one), run_id(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-pub(super) fn id_to_python<'py>(py: Python<'py>, id: &RunId) -> PyResult<Bound<'py, PyAny>> {
-    Ok(match id {
-        RunId::Int(id) => id.into_pyobject(py)?.into_any(),
-        RunId::Str(id) => PyString::new(py, id).into_any(),
-    })
-}
-
-fn parse_kind(kind: &str) -> PyResult<CancelKind> {
-    kind.parse().map_err(|_| {
-        PyValueError::new_err(format!(
-            "kind must be 'user', 'deadline', 'parent', 'shutdown' or 'disconnect', not {kind:?}"
-        ))
-    })
-}
-
-/// A kind of cancellation and its words, from what a Python caller gave.
-pub(super) fn kind_and_reason(
-    kind: &str,
-    reason: &Bound<'_, PyString>,
-) -> PyResult<(CancelKind, String)> {
-    Ok((parse_kind(kind)?, encode::lossy(reason)?))
 }
 
 /// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
@@ -207,7 +111,7 @@ pub(super) fn open_run<'py>(
             ));
         }
         let id = match run_id.filter(|run_id| !run_id.is_none()) {
-            Some(run_id) => self::run_id(run_id)?,
+            Some(run_id) => id_from_python(run_id)?,
             None => minted(py)?,
         };
         let parent = match parent.filter(|parent| !parent.is_none()) {
@@ -247,7 +151,7 @@ pub(super) fn get_run<'py>(
     run_id: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyRun>>> {
     sleep_if_ended(|| {
-        let id = self::run_id(run_id)?;
+        let id = id_from_python(run_id)?;
         let runs = runs(py);
         py.detach(|| runs.get(&id))
             .map(|run| Bound::new(py, PyRun::new(run)))
@@ -290,67 +194,21 @@ pub(super) fn cancel_run<'py>(
             let was_first = py.detach(|| run.cancel(kind, &reason));
             return raise_interrupt().map(|()| was_first);
         }
-        let id = self::run_id(run_id)?;
+        let id = id_from_python(run_id)?;
         let runs = runs(py);
         let was_first = py.detach(|| runs.cancel(&id, kind, &reason));
         raise_interrupt().map(|()| was_first)
     })
 }
 
-/// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
-///
-/// A thread of its own writes, without the GIL; nobody waits for the disk. Up to 65 536 events wait for it: what
-/// comes beyond is dropped from the file, and counted in `stats()["sinks"]`. When an event would make the file larger
-/// than `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle events are flushed.
-///
-/// Thread-safe. Raises OSError if the file cannot be opened.
-#[pyfunction]
-#[pyo3(signature = (path, /, *, max_bytes=256 << 20), text_signature = "(path, /, *, max_bytes=268435456)")]
-#[expect(clippy::needless_pass_by_value, reason = "PyO3 makes it for us")]
-pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyResult<()> {
-    sleep_if_ended(|| {
-        let runs = runs(py);
-        let opened = py.detach(|| {
-            let file = NdjsonFile::open(&path, max_bytes)?;
-            Outlet::start(&path.to_string_lossy(), file, CHANNEL)
-        });
-        let outlet =
-            opened.map_err(|error| os_error(py, &error, &path).unwrap_or_else(|error| error))?;
-        py.detach(|| runs.add_sink(outlet));
-        Ok(())
-    })
-}
-
-/// As Python's own `open` has it: with the number, the words and the file.
-fn os_error(py: Python<'_>, error: &io::Error, path: &Path) -> PyResult<PyErr> {
-    let Some(number) = error.raw_os_error() else {
-        return Ok(PyOSError::new_err(format!("{}: {error}", path.display())));
-    };
-    let words = py.import("os")?.call_method1("strerror", (number,))?;
-    let arguments = (number, words.unbind(), path.as_os_str());
-    Ok(PyErr::from_value(
-        py.get_type::<PyOSError>().call1(arguments)?,
-    ))
-}
-
-/// Adds what the tables count to the dict of `stats()`.
+/// Adds what the table counts to the dict of `stats()`.
 pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<()> {
     let table = runs(py);
-    let (counted, outlets) = py.detach(|| (table.stats(), table.sinks()));
+    let counted = py.detach(|| table.stats());
     let runs = PyDict::new(py);
     runs.set_item("live", counted.live)?;
     runs.set_item("finished", counted.finished)?;
     runs.set_item("opened", counted.opened)?;
     runs.set_item("late", counted.late)?;
-    stats.set_item("runs", runs)?;
-    let sinks = PyDict::new(py);
-    for (name, counted) in outlets {
-        let sink = PyDict::new(py);
-        sink.set_item("written", counted.written)?;
-        sink.set_item("dropped", counted.dropped)?;
-        sink.set_item("failed", counted.failed)?;
-        sink.set_item("errors", counted.errors)?;
-        sinks.set_item(name, sink)?;
-    }
-    stats.set_item("sinks", sinks)
+    stats.set_item("runs", runs)
 }

@@ -1,6 +1,6 @@
 //! The counters' Python face.
 
-use super::{registry, runs};
+use super::{log_file, registry, runs};
 use crate::Counters;
 use crate::sync::LazyLock;
 use pyo3::prelude::*;
@@ -31,5 +31,6 @@ pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     stats.set_item("callbacks", callbacks)?;
     stats.set_item("checkers", checkers)?;
     runs::add_stats(py, &stats)?;
+    log_file::add_stats(py, &stats)?;
     Ok(stats)
 }

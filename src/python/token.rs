@@ -2,13 +2,13 @@
 
 use super::arguments::shown;
 use super::attached::AttachedMutex;
+use super::encode;
 use super::exit::{call_from_any_thread, raise_interrupt, sleep_if_ended, wake_from_any_thread};
 use super::process::Owned;
-use super::runs::kind_and_reason;
 use super::wait::{seconds, wait};
 use crate::cancel::NoTimer;
 use crate::{CancelKind, CancelToken, OpenError, Registration};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
@@ -245,6 +245,22 @@ impl PyToken {
         };
         format!("<llm_callback.CancelToken: {state}>")
     }
+}
+
+fn parse_kind(kind: &str) -> PyResult<CancelKind> {
+    kind.parse().map_err(|_| {
+        PyValueError::new_err(format!(
+            "kind must be 'user', 'deadline', 'parent', 'shutdown' or 'disconnect', not {kind:?}"
+        ))
+    })
+}
+
+/// A kind of cancellation and its words, from what a Python caller gave.
+pub(super) fn kind_and_reason(
+    kind: &str,
+    reason: &Bound<'_, PyString>,
+) -> PyResult<(CancelKind, String)> {
+    Ok((parse_kind(kind)?, encode::lossy(reason)?))
 }
 
 /// When so many seconds will have passed; nothing for what no clock can hold.
