@@ -4,7 +4,7 @@ use crate::frame::Frame;
 use crate::sink::Sink;
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 
 /// Newline-delimited JSON in a file that is rotated by size.
@@ -29,7 +29,8 @@ impl NdjsonFile {
     ///
     /// What the system has against that.
     pub fn open(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Self> {
-        let path = path.as_ref().to_owned();
+        // Where the process is when a file is rotated may be elsewhere.
+        let path = absolute(path)?;
         let mut options = OpenOptions::new();
         let mut file = options.create(true).append(true).read(true).open(&path)?;
         let bytes = file.metadata()?.len();

@@ -58,13 +58,6 @@ struct Sinks {
     feeds: Arc<[Feed]>,
 }
 
-impl Sinks {
-    fn fed(outlets: Vec<Outlet>) -> Self {
-        let feeds = outlets.iter().map(Outlet::feed).collect();
-        Self { outlets, feeds }
-    }
-}
-
 struct Inner {
     limits: Limits,
     /// Before the sinks, so that the last words of runs that go with it are written.
@@ -99,15 +92,10 @@ impl Default for Runs {
 impl Runs {
     /// An empty table.
     pub fn new(options: Options) -> Self {
-        Self::with_sinks(options, Vec::new())
-    }
-
-    /// An empty table, each of whose runs' events goes to these sinks too, in its order.
-    pub fn with_sinks(options: Options, outlets: Vec<Outlet>) -> Self {
         Self(Arc::new(Inner {
             limits: options.limits,
             table: Table::new(options.grace, options.finished),
-            sinks: Mutex::new(Sinks::fed(outlets)),
+            sinks: Mutex::default(),
         }))
     }
 
@@ -259,14 +247,22 @@ impl Runs {
     }
 
     /// Gives every event of the runs that are opened from now on to this sink too, in each run's order.
-    pub fn add_sink(&self, outlet: Outlet) {
+    ///
+    /// # Errors
+    ///
+    /// The sink, if there is one of its name.
+    pub fn add_sink(&self, outlet: Outlet) -> Result<(), Outlet> {
         let mut sinks = self.0.sinks.lock();
+        if sinks.outlets.iter().any(|its| its.name() == outlet.name()) {
+            return Err(outlet);
+        }
         let feeds = sinks.feeds.iter().cloned();
         sinks.feeds = feeds.chain([outlet.feed()]).collect();
         sinks.outlets.push(outlet);
+        Ok(())
     }
 
-    /// Takes the first sink of this name away, waits until it has written what it was offered, and says what it did.
+    /// Takes the sink of this name away, waits until it has written what it was offered, and says what it did.
     ///
     /// What runs that are live say after that does not reach it. If it hangs, so does this.
     pub fn remove_sink(&self, name: &str) -> Option<SinkStats> {
@@ -537,7 +533,8 @@ mod tests {
         }
         let (sender, words) = mpsc::channel();
         let outlet = Outlet::start("words", Words(sender), 100).unwrap();
-        let runs = Runs::with_sinks(Options::default(), vec![outlet]);
+        let runs = Runs::default();
+        runs.add_sink(outlet).unwrap();
         let run = open(&runs, 1);
         assert!(runs.open(1, Opening::default()).is_err());
         let elsewhere = open(&Runs::default(), 1);

@@ -3,9 +3,10 @@
 use super::exit::sleep_if_ended;
 use super::runs::runs;
 use crate::{NdjsonFile, Outlet};
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::fs::canonicalize;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +18,9 @@ const CHANNEL: usize = 65_536;
 /// A thread of its own writes, without the GIL; nobody waits for the disk. Up to 65 536 events wait for it: what
 /// comes beyond is dropped from the file, and counted in `stats()["sinks"]`. When an event would make the file larger
 /// than `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle events are flushed.
+/// No other process is to write to the file: what one puts aside the other would lose.
 ///
-/// Thread-safe. Raises OSError if the file cannot be opened.
+/// Thread-safe. Raises OSError if the file cannot be opened, ValueError if this process writes to it already.
 #[pyfunction]
 #[pyo3(signature = (path, /, *, max_bytes=256 << 20), text_signature = "(path, /, *, max_bytes=268435456)")]
 #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes it for us")]
@@ -27,12 +29,16 @@ pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyRe
         let runs = runs(py);
         let opened = py.detach(|| {
             let file = NdjsonFile::open(&path, max_bytes)?;
-            Outlet::start(&path.to_string_lossy(), file, CHANNEL)
+            // One file has one name. A pipe has none.
+            let name = canonicalize(&path).unwrap_or_else(|_| path.clone());
+            Outlet::start(&name.to_string_lossy(), file, CHANNEL)
         });
         let outlet =
             opened.map_err(|error| os_error(py, &error, &path).unwrap_or_else(|error| error))?;
-        py.detach(|| runs.add_sink(outlet));
-        Ok(())
+        py.detach(|| runs.add_sink(outlet).map_err(drop))
+            .map_err(|()| {
+                PyValueError::new_err(format!("events are written to {} already", path.display()))
+            })
     })
 }
 

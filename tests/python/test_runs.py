@@ -1393,6 +1393,45 @@ def test_a_file_is_appended_to(tmp_path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) == 4
 
 
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    """The same file a second time, by whichever name, is a ValueError, and each event is in it once."""
+    path = tmp_path / "events.ndjson"
+    logged(
+        """
+        log_to_file(path)
+        os.symlink(path, path + ".link")
+        os.chdir(os.path.dirname(path))
+        for again in (path, os.path.basename(path), path + ".link"):
+            try:
+                log_to_file(again)
+            except ValueError as error:
+                assert str(error) == f"events are written to {again} already", error
+            else:
+                raise AssertionError(again)
+        open_run("run").complete()
+        """.replace("\n        ", "\n"),
+        path,
+    )
+    assert len(path.read_text("utf-8").splitlines()) == 2
+
+
+def test_a_file_stays_where_it_is(tmp_path: Path) -> None:
+    """A path that is relative means what it meant when it was given, also when the file is rotated."""
+    path = tmp_path / "events.ndjson"
+    (tmp_path / "elsewhere").mkdir()
+    logged(
+        """
+        os.chdir(os.path.dirname(path))
+        log_to_file(os.path.basename(path), max_bytes=500)
+        os.chdir("elsewhere")
+        open_run("run", text="x" * 400).complete()
+        """.replace("\n        ", "\n"),
+        path,
+    )
+    names = sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*"))
+    assert names == ["elsewhere", "events.ndjson", "events.ndjson.1"]
+
+
 @pytest.mark.thread_unsafe(reason="stats() is the whole process's")
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     """A path that cannot be opened raises OSError, and no sink is there."""

@@ -363,13 +363,15 @@ fn sinks_come_and_go() {
     let before = open(&runs, 1);
     let (outlet, open_gate, seen) = gate("gate");
     drop(open_gate);
-    runs.add_sink(outlet);
+    runs.add_sink(outlet).unwrap();
     let during = open(&runs, 2);
     for run in [&before, &during] {
         run.emit(&token()).unwrap();
     }
     assert!(during.complete(&json!({})).unwrap());
     let late = open(&runs, 3);
+    let (twin, ..) = gate("gate");
+    assert_eq!(runs.add_sink(twin).unwrap_err().name(), "gate");
     assert!(runs.remove_sink("another").is_none());
     let stats = runs.remove_sink("gate").unwrap();
     assert_eq!((stats.written, stats.dropped), (4, 0));
@@ -392,7 +394,7 @@ fn a_sink_leaves_busy_runs() {
     let runs = Runs::default();
     let (outlet, open_gate, seen) = gate("gate");
     drop(open_gate);
-    runs.add_sink(outlet);
+    runs.add_sink(outlet).unwrap();
     let run = open(&runs, 1);
     std::thread::scope(|scope| {
         let speaking = scope.spawn(|| while run.emit(&token()).is_ok() {});
@@ -409,7 +411,8 @@ fn a_sink_leaves_busy_runs() {
 fn logs_outlive_sinks() {
     let (outlet, open_gate, seen) = gate("gate");
     drop(open_gate);
-    let runs = Runs::with_sinks(Options::default(), vec![outlet]);
+    let runs = Runs::default();
+    runs.add_sink(outlet).unwrap();
     let run = open(&runs, 1);
     let log = Arc::clone(run.log());
     drop((run, runs));
@@ -422,7 +425,7 @@ fn logs_outlive_sinks() {
 fn shutdown_ends_and_drains() {
     let runs = Runs::default();
     let (outlet, open_gate, seen) = gate("slow");
-    runs.add_sink(outlet);
+    runs.add_sink(outlet).unwrap();
     let parent = open(&runs, 1);
     let opening = Opening {
         parent: Some(&parent),
