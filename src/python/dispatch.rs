@@ -3,6 +3,7 @@
 //! The order of steps, and what each looks at, is the contract of the original module.
 
 use super::attributes::{Attribute, Attributes, is_plain};
+use super::cancelled::{self, run_cancelled};
 use super::event::{self, Kind};
 use super::exit::sleep_if_ended;
 use super::handler::PyHandler;
@@ -12,11 +13,11 @@ use super::route::{self, Target};
 use super::run_id::id_to_python;
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
-use super::{run, run_callback, runs};
+use super::{run_callback, table};
 use crate::{Run, RunId};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyInt, PyList, PyString, PyType, string::PyStringData};
+use pyo3::types::{PyDict, PyInt, PyList, PyString, string::PyStringData};
 
 /// How many tokens a handler keeps where the framework never says `complete`; the older half goes.
 const BUFFER_LIMIT: usize = 10_000;
@@ -94,11 +95,6 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     builtins(py).map(drop)
 }
 
-pub(super) fn run_cancelled(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS.import(py, "llm_callback.exceptions", "RunCancelled")
-}
-
 fn builtins(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     Ok(MODULE
@@ -118,8 +114,8 @@ pub(super) fn raise_if_cancelled<'py>(
     key: &RunKey<'py>,
 ) -> PyResult<()> {
     let py = run_id.py();
-    if let Some(open) = runs::live(py, key)? {
-        run::raise_if_cancelled(py, &open)?;
+    if let Some(open) = table::live(py, key)? {
+        cancelled::raise_if_cancelled(py, &open)?;
     }
     if says_so(Entry::Checker.get(py, key)?)? {
         return Err(cancelled(run_id));
@@ -137,7 +133,7 @@ pub(super) fn raise_if_checker_says_so(py: Python<'_>, run: &Run) -> PyResult<()
 
 /// Whether the open run of `key`, or its checker, says that it is cancelled.
 fn is_cancelled(py: Python<'_>, key: &RunKey<'_>) -> PyResult<bool> {
-    let by_token = runs::live(py, key)?.is_some_and(|open| open.token().is_cancelled());
+    let by_token = table::live(py, key)?.is_some_and(|open| open.token().is_cancelled());
     Ok(by_token || says_so(Entry::Checker.get(py, key)?)?)
 }
 
@@ -212,11 +208,11 @@ impl<'a, 'py> Call<'a, 'py> {
             Some(RunKey::new(&run_id)?)
         };
         let open = match &key {
-            Some(key) => runs::live(py, key)?,
+            Some(key) => table::live(py, key)?,
             None => None,
         };
         if let Some(open) = &open {
-            run::raise_if_cancelled(py, open)?;
+            cancelled::raise_if_cancelled(py, open)?;
         }
         let (mut registered, checker) = match &key {
             Some(key) => registry::both(py, key)?,

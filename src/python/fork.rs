@@ -1,6 +1,6 @@
 //! After `fork`, the child starts with empty registries: its parent's runs are not its own.
 
-use super::{interpreter, process, registry, runs};
+use super::{interpreter, process, registry, table};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -8,7 +8,7 @@ use pyo3::types::PyDict;
 fn forget_the_parents_runs(py: Python<'_>) -> PyResult<()> {
     process::has_forked();
     crate::cancel::forget_after_fork();
-    runs::forget(py);
+    table::forget(py);
     interpreter::find_main_thread(py)?;
     registry::forget(py)
 }

@@ -1,7 +1,7 @@
 //! A file that gets every run's events.
 
 use super::exit::sleep_if_ended;
-use super::runs::runs;
+use super::table::runs;
 use crate::{NdjsonFile, Outlet};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;

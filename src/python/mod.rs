@@ -9,9 +9,11 @@
 mod arguments;
 mod attached;
 mod attributes;
+mod cancelled;
 mod context;
 mod dispatch;
 mod encode;
+mod ending;
 mod event;
 mod exit;
 mod fork;
@@ -32,6 +34,7 @@ mod runs;
 mod slot;
 mod stats;
 mod subscription;
+mod table;
 mod token;
 mod wait;
 
@@ -47,6 +50,8 @@ mod _core {
         set_global_cancellation_checker, set_global_event_callback,
     };
     #[pymodule_export]
+    use super::ending::set_flush;
+    #[pymodule_export]
     use super::exit::write_unraisable;
     #[pymodule_export]
     use super::handler::{PyHandler, create_callback_handler};
@@ -60,7 +65,7 @@ mod _core {
     #[pymodule_export]
     use super::route::configure;
     #[pymodule_export]
-    use super::run::{PyRun, set_flush};
+    use super::run::PyRun;
     #[pymodule_export]
     use super::run_callback::{PyRunCallback, PyRunChecker};
     #[pymodule_export]
@@ -90,7 +95,7 @@ mod _core {
         super::event::prepare(py)?;
         super::handler::prepare(py)?;
         super::registry::prepare(py);
-        super::runs::prepare(py)?;
+        super::table::prepare(py)?;
         super::subscription::prepare(py)?;
         super::token::prepare(py);
         super::slot::install(py);

@@ -6,7 +6,7 @@ use super::loaded::loaded;
 use super::route;
 use super::run_key::RunKey;
 use super::stats::COUNTERS;
-use super::{run_callback, runs};
+use super::{run_callback, table};
 use crate::sync::LazyLock;
 use crate::{Registry, RunId};
 use pyo3::prelude::*;
@@ -86,7 +86,7 @@ impl Entry {
 
     /// What stands for the open run of `key`; where there is none, what is registered.
     pub(super) fn find<'py>(self, py: Python<'py>, key: &RunKey<'py>) -> PyResult<Found<'py>> {
-        match runs::live(py, key)? {
+        match table::live(py, key)? {
             Some(open) => run_callback::of(py, self, open).map(Some),
             None => self.get(py, key),
         }

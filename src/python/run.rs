@@ -1,22 +1,20 @@
 //! One run, as Python holds it.
 
 use super::arguments::shown;
+use super::cancelled::raise_if_cancelled;
 use super::dispatch;
 use super::encode;
+use super::ending::{cancellation, describe, details, ending};
 use super::event;
 use super::exit::{raise_interrupt, sleep_if_ended};
-use super::loaded::is_instance_of_loaded;
 use super::process::Owned;
 use super::run_handler::PyRunHandler;
-use super::run_id::{id_from_python, id_to_python};
-use super::stats::COUNTERS;
+use super::run_id::id_to_python;
 use super::subscription::{self, PySubscription};
 use super::token::{PyToken, kind_and_reason};
 use super::wait::{seconds, wait};
-use crate::{Action, Body, CancelKind, Cancelled, Category, EventId, Run, RunId, RunState, Word};
-use pyo3::exceptions::{
-    PyGeneratorExit, PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
-};
+use crate::{Action, Body, Category, EventId, Run, RunState, Word};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -70,45 +68,6 @@ fn append_waiting(py: Python<'_>, run: &Run, body: &Body) -> PyResult<Option<Eve
         run.emit_within(body, since, slice.unwrap_or(Duration::MAX))
     })?;
     Ok(emitted.and_then(Result::ok))
-}
-
-/// `RunCancelled`, with why.
-pub(super) fn cancelled_error(py: Python<'_>, id: &RunId, cancelled: &Cancelled) -> PyErr {
-    let raised = || {
-        dispatch::run_cancelled(py)?.call1((
-            id_to_python(py, id)?,
-            cancelled.kind.as_str(),
-            &*cancelled.reason,
-        ))
-    };
-    raised().map_or_else(|error| error, PyErr::from_value)
-}
-
-/// Raises `RunCancelled` if the run was asked to stop.
-#[inline]
-pub(super) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {
-    if run.token().is_cancelled() {
-        return tell(py, run);
-    }
-    Ok(())
-}
-
-/// Takes note that the run's code is told to stop; not where it has come to another end before.
-#[cold]
-fn tell(py: Python<'_>, run: &Run) -> PyResult<()> {
-    let cancelled = py.detach(|| match run.state() {
-        RunState::Completed | RunState::Failed => None,
-        RunState::Cancelled => run.token().cancelled(),
-        RunState::Pending | RunState::Running => {
-            run.acknowledge();
-            run.token().cancelled()
-        }
-    });
-    let Some(cancelled) = cancelled else {
-        return Ok(());
-    };
-    COUNTERS.count_cancelled();
-    Err(cancelled_error(py, run.id(), &cancelled))
 }
 
 /// The word of a category and an action, each a text or a member of its enum.
@@ -524,86 +483,4 @@ pub(super) fn emit<'py>(
         event::of_words(source, word.category.as_str(), word.action.as_str(), data)
     })?;
     Ok(Some(id.to_string()))
-}
-
-/// Ends the run by `end`. What it printed last, and is no whole line yet, becomes an event before that.
-///
-/// Raises what a callback that hears of it is not kept from, such as a Ctrl-C; the run has ended then too.
-fn ending<R>(py: Python<'_>, run: &Run, end: impl FnOnce() -> R) -> PyResult<R> {
-    let before = flush_output(py, run);
-    let ended = end();
-    let interrupted = raise_interrupt();
-    // What a thread of the run has printed in between is late: it is not kept.
-    let after = flush_output(py, run);
-    before.and(after).and(interrupted).map(|()| ended)
-}
-
-/// `llm_callback.capture._flush`, once that is imported.
-static FLUSH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-
-#[pyfunction]
-#[pyo3(name = "_set_flush")]
-pub(super) fn set_flush(flush: &Bound<'_, PyAny>) {
-    // Only ours calls it, once.
-    let _ = FLUSH.set(flush.py(), flush.clone().unbind());
-}
-
-fn flush_output(py: Python<'_>, run: &Run) -> PyResult<()> {
-    match FLUSH.get(py) {
-        Some(flush) => flush
-            .call1(py, (id_to_python(py, run.id())?, run.generation()))
-            .map(drop),
-        None => Ok(()),
-    }
-}
-
-/// Whether what leaves a run's block is the run's cancellation: by whom, and why.
-fn cancellation(run: &Run, error: &Bound<'_, PyAny>) -> Option<(CancelKind, &'static str)> {
-    if run.token().is_cancelled() {
-        // For the reason that its token has.
-        return Some((CancelKind::User, ""));
-    }
-    if error.is_instance_of::<PyKeyboardInterrupt>() {
-        Some((CancelKind::User, "interrupted from the keyboard"))
-    } else if error.is_instance_of::<PyGeneratorExit>() {
-        Some((CancelKind::Disconnect, "nobody wants its result any more"))
-    } else if error.is_instance_of::<PySystemExit>() {
-        Some((CancelKind::Shutdown, "the process exits"))
-    } else if is_cancelled_task(error).unwrap_or_default() {
-        Some((CancelKind::User, "the run's task was cancelled"))
-    } else if is_told_to_stop(run, error).unwrap_or_default() {
-        Some((CancelKind::User, "the run's code was told to stop"))
-    } else {
-        None
-    }
-}
-
-fn is_cancelled_task(error: &Bound<'_, PyAny>) -> PyResult<bool> {
-    is_instance_of_loaded(error, "asyncio.exceptions", "CancelledError")
-}
-
-/// Whether it is the `RunCancelled` of this run, which a registered checker has raised.
-fn is_told_to_stop(run: &Run, error: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Ok(error.is_instance(dispatch::run_cancelled(error.py())?)?
-        && id_from_python(&error.getattr("run_id")?)? == *run.id())
-}
-
-/// An exception's text; its class where it has none, or none that can be had.
-fn describe<'py>(error: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
-    match error.str() {
-        Ok(text) if text.len()? > 0 => Ok(text),
-        _ => error.get_type().name(),
-    }
-}
-
-/// The traceback, as Python prints it.
-fn details<'py>(error: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let py = error.py();
-    let format = || {
-        let lines = py
-            .import("traceback")?
-            .call_method1("format_exception", (error,))?;
-        PyString::new(py, "").call_method1("join", (lines,))
-    };
-    format().or_else(|_| Ok(error.get_type().name()?.into_any()))
 }

@@ -1,6 +1,7 @@
 //! The handler of one run: what an agent framework calls, straight into that run's log.
 
 use super::attributes::{Attribute, Attributes, Inline};
+use super::cancelled::raise_if_cancelled;
 use super::dispatch::{self, truthy};
 use super::encode;
 use super::event;
@@ -8,7 +9,7 @@ use super::exit::sleep_if_ended;
 use super::handler::{self, PyHandler};
 use super::names::names;
 use super::process::Owned;
-use super::run::{append, raise_if_cancelled};
+use super::run::append;
 use super::run_id::id_to_python;
 use super::stats::COUNTERS;
 use crate::{Action, Body, Category, Prelude, Run, Word};

@@ -1,45 +1,19 @@
-//! The runs of this process: opened, found, cancelled, and ended with the interpreter.
+//! The runs of this process: opened, found, cancelled.
 
-use super::attached::AttachedMutex;
+use super::cancelled::cancelled_error;
 use super::encode;
 use super::exit::{raise_interrupt, sleep_if_ended};
 use super::run::PyRun;
-use super::run_id::{id_from_python, id_of_key, minted};
-use super::run_key::RunKey;
+use super::run_id::{id_from_python, minted};
+use super::table::runs;
 use super::token::kind_and_reason;
 use super::wait::seconds;
-use crate::sync::LazyLock;
-use crate::{OpenError, Opening, Run, Runs};
+use crate::{OpenError, Opening, Run};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// The lock protects which table is the process's. Under it the table's reference is copied or put in place.
-static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new(Runs::default()));
-
-/// How long the interpreter's exit waits for sinks.
-const PATIENCE_AT_EXIT: Duration = Duration::from_secs(5);
-
-pub(super) fn runs(py: Python<'_>) -> Runs {
-    RUNS.lock(py).clone()
-}
-
-/// Makes what is otherwise made at first use, and has the runs ended with the interpreter.
-pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
-    LazyLock::force(&RUNS);
-    let at_exit = wrap_pyfunction!(end_all, py)?;
-    py.import("atexit")?
-        .call_method1("register", (at_exit,))
-        .map(drop)
-}
-
-/// In the child of a fork: a table of its own. The parent's stays as it is, for its locks may be held for ever.
-pub(super) fn forget(py: Python<'_>) {
-    let parents = std::mem::take(&mut *RUNS.lock(py));
-    std::mem::forget(parents);
-}
+use std::time::Instant;
 
 /// The run that is given, or the live one of the id that is given.
 fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
@@ -49,33 +23,6 @@ fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
     let (id, runs) = (id_from_python(given)?, runs(py));
     py.detach(|| runs.live(&id))
         .ok_or_else(|| PyRuntimeError::new_err(OpenError::NoParent(id).to_string()))
-}
-
-#[pyfunction]
-fn end_all(py: Python<'_>) {
-    sleep_if_ended(|| {
-        let runs = runs(py);
-        py.detach(|| runs.shutdown("the interpreter exits", PATIENCE_AT_EXIT));
-    });
-}
-
-/// The live run of `key`, if there is one. Hardly a cost where no run is open.
-#[inline]
-pub(super) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>>> {
-    let table = {
-        let table = RUNS.lock(py);
-        if !table.has_live() {
-            return Ok(None);
-        }
-        table.clone()
-    };
-    let Some(id) = id_of_key(key)? else {
-        return Ok(None);
-    };
-    Ok(match table.try_live(&id) {
-        Some(found) => found,
-        None => py.detach(|| table.live(&id)),
-    })
 }
 
 /// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
@@ -133,7 +80,7 @@ pub(super) fn open_run<'py>(
         });
         let run = opened.map_err(|error| match error {
             OpenError::ParentCancelled(parent, cancelled) => {
-                super::run::cancelled_error(py, &parent, &cancelled)
+                cancelled_error(py, &parent, &cancelled)
             }
             error => PyRuntimeError::new_err(error.to_string()),
         })?;
@@ -199,16 +146,4 @@ pub(super) fn cancel_run<'py>(
         let was_first = py.detach(|| runs.cancel(&id, kind, &reason));
         raise_interrupt().map(|()| was_first)
     })
-}
-
-/// Adds what the table counts to the dict of `stats()`.
-pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<()> {
-    let table = runs(py);
-    let counted = py.detach(|| table.stats());
-    let runs = PyDict::new(py);
-    runs.set_item("live", counted.live)?;
-    runs.set_item("finished", counted.finished)?;
-    runs.set_item("opened", counted.opened)?;
-    runs.set_item("late", counted.late)?;
-    stats.set_item("runs", runs)
 }

@@ -1,6 +1,6 @@
 //! The counters' Python face.
 
-use super::{log_file, registry, runs};
+use super::{log_file, registry, table};
 use crate::Counters;
 use crate::sync::LazyLock;
 use pyo3::prelude::*;
@@ -30,7 +30,7 @@ pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     stats.set_item("cancelled", counted.cancelled)?;
     stats.set_item("callbacks", callbacks)?;
     stats.set_item("checkers", checkers)?;
-    runs::add_stats(py, &stats)?;
+    table::add_stats(py, &stats)?;
     log_file::add_stats(py, &stats)?;
     Ok(stats)
 }

@@ -1,0 +1,58 @@
+//! `RunCancelled`: raised in the code of a run that was asked to stop, and known again.
+
+use super::run_id::{id_from_python, id_to_python};
+use super::stats::COUNTERS;
+use crate::{Cancelled, Run, RunId, RunState};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+pub(super) fn run_cancelled(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "llm_callback.exceptions", "RunCancelled")
+}
+
+/// `RunCancelled`, with why.
+pub(super) fn cancelled_error(py: Python<'_>, id: &RunId, cancelled: &Cancelled) -> PyErr {
+    let raised = || {
+        run_cancelled(py)?.call1((
+            id_to_python(py, id)?,
+            cancelled.kind.as_str(),
+            &*cancelled.reason,
+        ))
+    };
+    raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Raises `RunCancelled` if the run was asked to stop.
+#[inline]
+pub(super) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {
+    if run.token().is_cancelled() {
+        return tell(py, run);
+    }
+    Ok(())
+}
+
+/// Takes note that the run's code is told to stop; not where it has come to another end before.
+#[cold]
+fn tell(py: Python<'_>, run: &Run) -> PyResult<()> {
+    let cancelled = py.detach(|| match run.state() {
+        RunState::Completed | RunState::Failed => None,
+        RunState::Cancelled => run.token().cancelled(),
+        RunState::Pending | RunState::Running => {
+            run.acknowledge();
+            run.token().cancelled()
+        }
+    });
+    let Some(cancelled) = cancelled else {
+        return Ok(());
+    };
+    COUNTERS.count_cancelled();
+    Err(cancelled_error(py, run.id(), &cancelled))
+}
+
+/// Whether it is the `RunCancelled` of this run, which a registered checker has raised.
+pub(super) fn is_told_to_stop(run: &Run, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(error.is_instance(run_cancelled(error.py())?)?
+        && id_from_python(&error.getattr("run_id")?)? == *run.id())
+}
