@@ -267,7 +267,7 @@ impl EventLog {
     ///
     /// [`Ended`] after the terminal event.
     pub fn append(&self, body: &Body) -> Result<EventId, Ended> {
-        self.append_then(body, || ())
+        self.append_ending(body, || ()).map(|(id, ())| id)
     }
 
     /// As [`append`](Self::append), for a thread that must not wait: `None`, and nothing has happened, if the log's
@@ -282,15 +282,16 @@ impl EventLog {
         {
             return None;
         }
-        Some(Ok(self.append_to(state, ms, body, || ())))
+        Some(Ok(self.append_to(state, ms, body, || ()).0))
     }
 
-    /// As `append`; calls `appended` after the event is in the log and before anybody is woken, with no lock held.
-    pub(crate) fn append_then(
+    /// As `append`, for a terminal event; calls `ending` under the log's lock, before anybody can see the event, and gives
+    /// back what that returns.
+    pub(crate) fn append_ending<R>(
         &self,
         body: &Body,
-        appended: impl FnOnce(),
-    ) -> Result<EventId, Ended> {
+        ending: impl FnOnce() -> R,
+    ) -> Result<(EventId, R), Ended> {
         let mut ms = clock();
         let mut state = self.state.lock();
         if !state.awaited.is_empty() && !body.word().is_terminal() {
@@ -300,7 +301,7 @@ impl EventLog {
         if state.ended {
             return Err(Ended);
         }
-        Ok(self.append_to(state, ms, body, appended))
+        Ok(self.append_to(state, ms, body, ending))
     }
 
     /// As [`append`](Self::append), for a caller that waits in slices: `None`, and nothing has happened, if those who
@@ -320,7 +321,7 @@ impl EventLog {
         if state.ended {
             return Some(Err(Ended));
         }
-        Some(Ok(self.append_to(state, clock(), body, || ())))
+        Some(Ok(self.append_to(state, clock(), body, || ()).0))
     }
 
     /// From now on no producer waits for a reader: what a `Block` subscription has not read is lost to it as in a gap.
@@ -340,25 +341,26 @@ impl EventLog {
         true
     }
 
-    /// As [`append_then`](Self::append_then), if the log still waits for its first event; whether it did. For a
-    /// terminal event.
-    pub(crate) fn append_unopened(&self, body: &Body, appended: impl FnOnce()) -> bool {
+    /// As [`append_ending`](Self::append_ending), if the log still waits for its first event.
+    pub(crate) fn append_unopened<R>(
+        &self,
+        body: &Body,
+        ending: impl FnOnce() -> R,
+    ) -> Option<(EventId, R)> {
         let ms = clock();
         let state = self.state.lock();
         let is_first = state.opening.is_some();
-        if is_first {
-            self.append_to(state, ms, body, appended);
-        }
-        is_first
+        is_first.then(|| self.append_to(state, ms, body, ending))
     }
 
-    fn append_to(
+    fn append_to<R>(
         &self,
         mut state: MutexGuard<'_, State>,
         ms: u64,
         body: &Body,
-        appended: impl FnOnce(),
-    ) -> EventId {
+        ending: impl FnOnce() -> R,
+    ) -> (EventId, R) {
+        let ended_with = ending();
         let tap = self.tap.as_ref();
         if let Some(opening) = state.opening.take()
             && body.word() != Word::CANCELLED
@@ -370,7 +372,6 @@ impl EventLog {
         let waiting = state.waiting > 0;
         let wakes = std::mem::take(&mut state.wakes);
         drop(state);
-        appended();
         // Outside the lock: who wakes up needs it, and a wake is somebody else's code.
         if waiting {
             self.appended.notify_all();
@@ -382,11 +383,7 @@ impl EventLog {
         for (_, wake) in wakes {
             call(wake);
         }
-        id
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.state.lock().ended
+        (id, ended_with)
     }
 
     /// The terminal event, once it is there.

@@ -60,12 +60,16 @@ pub struct Times {
     pub finished: Option<SystemTime>,
 }
 
-/// The table that a run is in, if it is still there. What it is told comes with no lock held.
+/// The table that a run is in, if it is still there.
 pub(crate) trait Home: Send + Sync {
-    /// The run's terminal event is in its log, and nobody was woken yet.
-    fn has_ended(&self, run: &Run);
+    /// The run ends: from now on it is live no more. Called under its log's lock; gives back the runs that have to go for
+    /// it, to be dropped with no lock held.
+    fn has_ended(&self, run: &Run) -> Vec<Arc<Run>>;
 
-    /// An event was refused, since the run had ended.
+    /// What is to be done after that, with no lock held.
+    fn after_end(&self);
+
+    /// An event was refused, since the run had ended. Called with no lock held.
     fn was_late(&self);
 }
 
@@ -407,10 +411,9 @@ impl Run {
     /// Ends the run as its only event, if it has not started.
     fn end_unstarted(&self, why: &Cancelled) {
         let body = self.cancelled(why, Object::empty());
-        // Of the token: dropped with no lock held.
-        let mut retired = None;
-        let ended = || retired = Some(self.has_ended(Some(why)));
-        self.log.append_unopened(&body, ended);
+        if let Some((_, left)) = self.log.append_unopened(&body, || self.leave(Some(why))) {
+            left.see_to_it();
+        }
     }
 
     fn cancelled(&self, why: &Cancelled, data: Object) -> Body {
@@ -432,21 +435,24 @@ impl Run {
     }
 
     fn end(&self, body: &Body, why: Option<&Cancelled>) -> Result<EventId, Ended> {
-        // Of the token: dropped after all are woken, since destructors may do anything.
-        let mut retired = None;
-        // Before anybody is woken by it: who then opens a run of this id finds it ended.
-        let ended = || retired = Some(self.has_ended(why));
-        self.log.append_then(body, ended)
+        let (id, left) = self.log.append_ending(body, || self.leave(why))?;
+        left.see_to_it();
+        Ok(id)
     }
 
-    fn has_ended(&self, why: Option<&Cancelled>) -> Retired {
+    /// Leaves the live runs, and what is above its token. Under the log's lock: who sees that the run has ended, in
+    /// whichever way, finds it gone from there.
+    fn leave(&self, why: Option<&Cancelled>) -> Left {
         self.unstarted.store(false, Ordering::Release);
         self.asked.get_or_init(|| why.map(|why| why.requested_at));
-        if let Some(home) = self.home.upgrade() {
-            home.has_ended(self);
+        let home = self.home.upgrade();
+        let runs = home.as_ref().map(|home| home.has_ended(self));
+        Left {
+            // After the table knows: what is opened below a live run hangs below its token.
+            _retired: self.token.retire(),
+            _runs: runs,
+            home,
         }
-        // After the table knows: what is opened below a live run hangs below its token.
-        self.token.retire()
     }
 
     fn was_late(&self) {
@@ -465,6 +471,22 @@ impl Drop for Run {
                 "abandoned",
                 "the last handle of the run was dropped before its end",
             );
+        }
+    }
+}
+
+/// What the end of a run has let go of: kept until all are woken and no lock is held, since destructors may do anything.
+#[must_use]
+struct Left {
+    _retired: Retired,
+    _runs: Option<Vec<Arc<Run>>>,
+    home: Option<Arc<dyn Home>>,
+}
+
+impl Left {
+    fn see_to_it(self) {
+        if let Some(home) = &self.home {
+            home.after_end();
         }
     }
 }

@@ -114,13 +114,7 @@ impl Runs {
         let data = opening.data.map_or_else(Object::empty, |data| {
             Object::encode(data, "data").expect("it is JSON")
         });
-        let reserved = match self.0.table.reserve(&id, opening.parent) {
-            // Its end may be in its log, and seen, before the table knows.
-            Err(OpenError::Live(_)) if self.0.table.note_end(&id) => {
-                self.0.table.reserve(&id, opening.parent)?
-            }
-            reserved => reserved?,
-        };
+        let reserved = self.0.table.reserve(&id, opening.parent)?;
         let above = reserved.parent.as_ref().map(|run| run.token());
         let token = match (above, opening.deadline) {
             (None, None) => Ok(CancelToken::new()),

@@ -61,7 +61,7 @@ pub(crate) struct Table {
     grace: Duration,
     max_finished: usize,
     /// Protects which runs there are. Under it: map operations; never a log's, a token's or the timer's lock, never a
-    /// drop of a run.
+    /// drop of a run. A run that ends is moved under its log's lock: this one comes after that.
     state: Mutex<State>,
     /// Whether any run is live. Stored under the lock; read without it, relaxed: whoever has heard of a run, in
     /// whichever way, also sees this, and it publishes nothing else.
@@ -168,18 +168,6 @@ impl Table {
         self.state.lock().live.get(id).cloned()
     }
 
-    /// Whether no run of this id is live, or the one that is has its terminal event: then it is live no more.
-    pub(crate) fn note_end(&self, id: &RunId) -> bool {
-        let Some(run) = self.live(id) else {
-            return true;
-        };
-        let ended = run.log().has_ended();
-        if ended {
-            self.has_ended(&run);
-        }
-        ended
-    }
-
     #[expect(
         clippy::option_option,
         reason = "two questions: may it be asked, and is there one"
@@ -271,23 +259,27 @@ impl Due for Table {
 }
 
 impl Home for Table {
-    fn has_ended(&self, run: &Run) {
+    fn has_ended(&self, run: &Run) -> Vec<Arc<Run>> {
         let mut state = self.state.lock();
         // One that was never here, or is not any more, must not take another of its id along.
         if !state.is_live(run) {
-            return;
+            return Vec::new();
         }
         let Some(run) = state.live.remove(run.id()) else {
-            return;
+            return Vec::new();
         };
         let has_live = !state.live.is_empty();
         self.has_live.store(has_live, Ordering::Relaxed);
         let (id, generation) = (run.id().clone(), run.generation());
         let replaced = state.finished.insert(id.clone(), run);
         state.ended.push_back((Instant::now(), id, generation));
-        let expired = self.expire(&mut state);
-        self.unlock(state);
-        drop((replaced, expired));
+        let mut left = self.expire(&mut state);
+        left.extend(replaced);
+        left
+    }
+
+    fn after_end(&self) {
+        self.unlock(self.state.lock());
     }
 
     fn was_late(&self) {

@@ -63,7 +63,7 @@ fn finish_against_open() {
     });
 }
 
-/// Whoever sees that a run has ended can open another of its id.
+/// Whoever sees that a run has ended finds it live no more, and can open another of its id.
 #[test]
 fn seen_end_against_open() {
     loom::model(|| {
@@ -74,6 +74,7 @@ fn seen_end_against_open() {
             thread::spawn(move || first.complete("done").unwrap())
         };
         if first.state() == RunState::Completed {
+            assert!(!runs.has_live() && runs.live(&1.into()).is_none());
             assert_eq!(open(&runs, false).generation(), 2);
         }
         assert!(ending.join().unwrap());

@@ -5,17 +5,19 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import httpx_sse
 
 from llm_callback import EventAction, EventCategory
+from support import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from llm_callback import CallerContext, Run
+    from llm_callback import CallerContext, Run, Subscription
 
 # What a run's log holds.
 HELD = 10_000
@@ -152,3 +154,12 @@ def checked(events: list[dict[str, Any]], *, after: int) -> int:
         lost += event["data"]["lost"]
         last = following["sequence"] - 1
     return lost
+
+
+def being_read(subscription: Subscription) -> None:
+    """Wait until another thread is inside a read of ``subscription``."""
+    end = time.monotonic() + DEADLINE
+    time.sleep(0.002)
+    while "being read" not in repr(subscription):
+        assert time.monotonic() < end, "nobody reads"
+        time.sleep(0.002)

@@ -144,7 +144,11 @@ def on_werkzeug(app: Any) -> Iterator[tuple[str, list[socket.socket]]]:
 def on_uvicorn(app: Any) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve an ASGI application; give its address and what drops its connections."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(DEADLINE),
     )
     server = uvicorn.Server(config)
     loops: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()

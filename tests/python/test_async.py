@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llm_callback import CancelToken, SubscriberLagged, open_run
-from readers import events_of, kind, kinds, numbers, overrun_by_size, parse, say
+from readers import being_read, events_of, kind, kinds, numbers, overrun_by_size, parse, say
 from support import DEADLINE, Running, printed, together
 
 if TYPE_CHECKING:
@@ -462,14 +462,11 @@ def test_a_coroutine_and_a_thread() -> None:
     run = open_run()
     subscription = run.subscribe()
     reader = Running(subscription.read)
+    being_read(subscription)
 
     async def main() -> None:
-        while True:
-            try:
-                assert await subscription.aread(timeout=0.001) == []
-            except RuntimeError as error:  # noqa: PERF203 - until it comes
-                assert "another thread is reading" in str(error)  # noqa: PT017
-                break
+        with pytest.raises(RuntimeError, match="another thread is reading"):
+            await subscription.aread(timeout=0.001)
         say(run)
         while not reader.is_done:  # noqa: ASYNC110 - a thread's
             await asyncio.sleep(0)
@@ -606,7 +603,7 @@ def test_the_token_of_a_finished_run_still_wakes() -> None:
         run.complete()
         token.cancel()
         assert token.is_set()
-        await asyncio.wait_for(waiting, 0.5)
+        await asyncio.wait_for(waiting, DEADLINE)
 
     run_loop(main())
 

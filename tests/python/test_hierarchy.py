@@ -274,6 +274,10 @@ def test_cancelled_runs_end_and_the_others_complete(count: int) -> None:
             assert live.heard() == solo()
 
 
+# For runs whose tasks and tools all end with them, however slow the machine is.
+PATIENT = HierarchyExecutor(tool_patience=DEADLINE)
+
+
 def is_left(event: dict[str, Any]) -> bool:
     """Whether it tells of a tool that was left alone."""
     return kind(event) == "system.warning" and "left alone" in event["data"]["message"]
@@ -287,7 +291,7 @@ def test_a_silent_model_does_not_hold_up_a_cancel(agent_id: str) -> None:
         plan.insert(agent_id, Gate(Told(silent)), turn=-1)
         plan.insert(agent_id, Pause(30), turn=-1, at=2)
         arrived, go_on = halt(other)
-        live, beside = Live(plan), Live(other)
+        live, beside = Live(plan, executor=PATIENT), Live(other)
         waited(silent)
         waited(arrived)
         live.run.cancel()
@@ -325,7 +329,7 @@ def test_an_async_tool_is_cancelled_with_its_run() -> None:
     with plans(2) as (plan, other):
         plan.give(WORKERS[0], "wait", wait)
         other.give(WORKERS[0], "wait", wait_too)
-        live, beside = Live(plan), Live(other)
+        live, beside = Live(plan, executor=PATIENT), Live(other)
         waited(began)
         waited(others_began)
         live.run.cancel()
@@ -371,8 +375,8 @@ def test_a_synchronous_tool_that_hangs_is_left_alone(caplog: pytest.LogCaptureFi
         live.run.cancel()
         was_cancelled(live, SOON)
         warnings = [event["data"] for event in live.events if is_left(event)]
-        assert [warning["tool"] for warning in warnings] == ["hang"]
-        assert "hang" in warnings[0]["message"]
+        [message] = [warning["message"] for warning in warnings if warning["tool"] == "hang"]
+        assert "hang" in message
         before = list(live.run.subscribe("start"))
         go_on.set()
         waited(left)
@@ -436,9 +440,13 @@ def test_a_task_that_a_tool_has_left_is_left_alone(caplog: pytest.LogCaptureFixt
         plan.give(WORKERS[0], "leave", leave)
         live = Live(plan)
         assert live.raised is None
-        [warning] = [event["data"] for event in live.events if is_left(event)]
-        assert warning["message"].startswith("the task ignore_cancels did not end within 0.05 s")
-        assert warning["tool"] == "ignore_cancels"
+        warnings = {
+            event["data"]["tool"]: event["data"]["message"]
+            for event in live.events
+            if is_left(event)
+        }
+        told = "the task ignore_cancels did not end within 0.05 s"
+        assert warnings["ignore_cancels"].startswith(told)
         assert kind(live.events[-1]) == "lifecycle.completed"
         assert texts(live.events, GLOBAL) == plan.texts(GLOBAL)
     kept.clear()
@@ -466,8 +474,8 @@ def test_a_generator_that_does_not_close_is_left_alone() -> None:
         plan.give(WORKERS[0], "count", begin)
         live = Live(plan)
         assert live.raised is None
-        [warning] = [event["data"] for event in live.events if is_left(event)]
-        assert warning["tool"] == "BaseEventLoop.shutdown_asyncgens"
+        warnings = [event["data"]["tool"] for event in live.events if is_left(event)]
+        assert "BaseEventLoop.shutdown_asyncgens" in warnings
 
 
 def test_who_ends_a_run_from_outside_ends_its_work() -> None:
@@ -511,7 +519,7 @@ def test_a_synchronous_tool_that_looks_at_its_token_ends_with_its_run() -> None:
 
     with Plan() as plan:
         plan.give(WORKERS[0], "heed", heed)
-        live = Live(plan, executor=HierarchyExecutor(tool_patience=DEADLINE))
+        live = Live(plan, executor=PATIENT)
         waited(began)
         live.run.cancel()
         was_cancelled(live, SOON)
@@ -555,7 +563,7 @@ def test_a_cancel_between_two_words_ends_the_run_there(
                 cancel_run(plan.run_id)
 
         with listening(plan, listen):
-            live = Live(plan)
+            live = Live(plan, executor=PATIENT)
             was_cancelled(live)
         assert texts(live.events, agent_id) == plan.texts(agent_id)[:3]
         heard = plain(plan, live.events)
@@ -576,7 +584,7 @@ def test_a_hosts_checker_ends_the_run_as_cancelled() -> None:
         register_cancellation_checker(plan.run_id, stop.is_set)
         try:
             with listening(plan, listen):
-                live = Live(plan)
+                live = Live(plan, executor=PATIENT)
                 error = was_cancelled(live)
         finally:
             register_cancellation_checker(plan.run_id, None)

@@ -896,7 +896,6 @@ def help_on(thing: Any) -> str:
     return "".join(pydoc.render_doc(thing, renderer=pydoc.plaintext).replace("|", "").split())
 
 
-@pytest.mark.thread_unsafe(reason="ast.parse() of CPython 3.11 is not")
 @pytest.mark.parametrize(
     ("name", "signature", "words"),
     [

@@ -85,7 +85,6 @@ def stub_names() -> dict[str, ast.AST]:
     return names
 
 
-@pytest.mark.thread_unsafe(reason="ast.parse() of CPython 3.11 is not")
 def test_the_stub_has_the_names_of_the_extension() -> None:
     """What Rust exports and what the stub declares are the same names, private ones included."""
     core = sys.modules["llm_callback._core"]
@@ -93,7 +92,6 @@ def test_the_stub_has_the_names_of_the_extension() -> None:
     assert set(stub_names()) == runtime
 
 
-@pytest.mark.thread_unsafe(reason="ast.parse() of CPython 3.11 is not")
 def test_the_stub_has_the_signatures_of_the_extension() -> None:
     """Parameters have the same names, order and kind in both, also those of ``__text_signature__``."""
     core = sys.modules["llm_callback._core"]

@@ -831,7 +831,7 @@ def test_a_token_that_is_set_cancels_the_run() -> None:
 
 def test_a_deadline_cancels_the_run() -> None:
     """A run whose deadline has passed is cancelled, of the kind deadline, and so is what is below it."""
-    run = open_run(deadline=0.05)
+    run = open_run(deadline=0.5)
     child = open_run(parent=run)
     assert run.token.wait(DEADLINE)
     assert child.token.wait(DEADLINE)
@@ -864,9 +864,9 @@ def test_bad_deadlines_open_nothing() -> None:
 
 def test_a_run_that_ended_is_not_asked_by_its_deadline() -> None:
     """A deadline that passes after the end changes nothing that the run says about itself."""
-    run = open_run(deadline=0.01)
+    run = open_run(deadline=0.5)
     run.complete()
-    run.token.wait(0.05)
+    run.token.wait(0.6)
     assert end_of(run)[0] == "lifecycle.completed"
     assert run.cancel_requested_at is None
 

@@ -16,6 +16,7 @@ from readers import (
     HELD,
     MEBIBYTE,
     SseParser,
+    being_read,
     checked,
     events_of,
     kind,
@@ -45,15 +46,6 @@ B = worker("b")
 def overrun(request: pytest.FixtureRequest) -> Callable[[Run], None]:
     """Say more than a log holds, in one of two ways."""
     return request.param
-
-
-def being_read(subscription: Subscription) -> None:
-    """Wait until another thread is inside a read of ``subscription``."""
-    end = time.monotonic() + DEADLINE
-    time.sleep(0.002)
-    while "being read" not in repr(subscription):
-        assert time.monotonic() < end, "nobody reads"
-        time.sleep(0.002)
 
 
 def read_to_the_end(subscription: Subscription) -> list[dict[str, Any]]:

@@ -184,6 +184,7 @@ def test_a_checker_may_use_the_registry(make_id: Callable[[], Any]) -> None:
     assert (len(asked), [word(event)[1] for event in got]) == (1, ["a", "b"])
 
 
+@pytest.mark.thread_unsafe(reason="all its ids have one hash, and are compared with each other's")
 def test_an_id_may_use_the_registry_while_it_is_compared() -> None:
     """User code in an id's ``__eq__`` and ``__hash__`` may register, remove and emit."""
     inner, got = new_id(), []
@@ -436,6 +437,7 @@ def replaced_run(run_id: Any, done: list[Any]) -> None:
     llm_callback.set_current_run_id("other")
 
 
+@pytest.mark.thread_unsafe(reason="another's look at the registry may hold what is dropped")
 @pytest.mark.parametrize(
     "way",
     [
