@@ -267,7 +267,7 @@ impl EventLog {
     ///
     /// [`Ended`] after the terminal event.
     pub fn append(&self, body: &Body) -> Result<EventId, Ended> {
-        self.append_ending(body, || ()).map(|(id, ())| id)
+        self.append_with(body, || || ()).map(|(id, ())| id)
     }
 
     /// As [`append`](Self::append), for a thread that must not wait: `None`, and nothing has happened, if the log's
@@ -282,15 +282,15 @@ impl EventLog {
         {
             return None;
         }
-        Some(Ok(self.append_to(state, ms, body, || ()).0))
+        Some(Ok(self.append_to(state, ms, body, || || ()).0))
     }
 
-    /// As `append`, for a terminal event; calls `ending` under the log's lock, before anybody can see the event, and gives
-    /// back what that returns.
-    pub(crate) fn append_ending<R>(
+    /// As `append`; calls `before` under the log's lock, before anybody can see the event, then what it returns, with no
+    /// lock held and before anybody is woken. Gives back what that returns.
+    pub(crate) fn append_with<R, A: FnOnce() -> R>(
         &self,
         body: &Body,
-        ending: impl FnOnce() -> R,
+        before: impl FnOnce() -> A,
     ) -> Result<(EventId, R), Ended> {
         let mut ms = clock();
         let mut state = self.state.lock();
@@ -301,7 +301,7 @@ impl EventLog {
         if state.ended {
             return Err(Ended);
         }
-        Ok(self.append_to(state, ms, body, ending))
+        Ok(self.append_to(state, ms, body, before))
     }
 
     /// As [`append`](Self::append), for a caller that waits in slices: `None`, and nothing has happened, if those who
@@ -321,7 +321,7 @@ impl EventLog {
         if state.ended {
             return Some(Err(Ended));
         }
-        Some(Ok(self.append_to(state, clock(), body, || ()).0))
+        Some(Ok(self.append_to(state, clock(), body, || || ()).0))
     }
 
     /// From now on no producer waits for a reader: what a `Block` subscription has not read is lost to it as in a gap.
@@ -337,30 +337,32 @@ impl EventLog {
         let Some(opening) = state.opening.take() else {
             return false;
         };
-        self.append_to(state, ms, &opening, || ());
+        self.append_to(state, ms, &opening, || || ());
         true
     }
 
-    /// As [`append_ending`](Self::append_ending), if the log still waits for its first event.
-    pub(crate) fn append_unopened<R>(
+    /// As [`append_with`](Self::append_with), if the log still waits for its first event.
+    ///
+    /// The event is made then, under the log's lock.
+    pub(crate) fn append_unopened<R, A: FnOnce() -> R>(
         &self,
-        body: &Body,
-        ending: impl FnOnce() -> R,
+        body: impl FnOnce() -> Body,
+        before: impl FnOnce() -> A,
     ) -> Option<(EventId, R)> {
         let ms = clock();
         let state = self.state.lock();
         let is_first = state.opening.is_some();
-        is_first.then(|| self.append_to(state, ms, body, ending))
+        is_first.then(|| self.append_to(state, ms, &body(), before))
     }
 
-    fn append_to<R>(
+    fn append_to<R, A: FnOnce() -> R>(
         &self,
         mut state: MutexGuard<'_, State>,
         ms: u64,
         body: &Body,
-        ending: impl FnOnce() -> R,
+        before: impl FnOnce() -> A,
     ) -> (EventId, R) {
-        let ended_with = ending();
+        let after = before();
         let tap = self.tap.as_ref();
         if let Some(opening) = state.opening.take()
             && body.word() != Word::CANCELLED
@@ -372,6 +374,7 @@ impl EventLog {
         let waiting = state.waiting > 0;
         let wakes = std::mem::take(&mut state.wakes);
         drop(state);
+        let kept = after();
         // Outside the lock: who wakes up needs it, and a wake is somebody else's code.
         if waiting {
             self.appended.notify_all();
@@ -383,7 +386,7 @@ impl EventLog {
         for (_, wake) in wakes {
             call(wake);
         }
-        (id, ended_with)
+        (id, kept)
     }
 
     /// The terminal event, once it is there.

@@ -2,7 +2,7 @@
 
 use crate::frame::Frame;
 use crate::sink::Sink;
-use std::fs::{File, OpenOptions, rename};
+use std::fs::{File, OpenOptions, canonicalize, rename};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
@@ -29,10 +29,11 @@ impl NdjsonFile {
     ///
     /// What the system has against that.
     pub fn open(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Self> {
-        // Where the process is when a file is rotated may be elsewhere.
-        let path = absolute(path)?;
+        let path = path.as_ref();
         let mut options = OpenOptions::new();
-        let mut file = options.create(true).append(true).read(true).open(&path)?;
+        let mut file = options.create(true).append(true).read(true).open(path)?;
+        // To be rotated where it is, though the process goes elsewhere, or a link is in between. A pipe has no place.
+        let path = canonicalize(path).or_else(|_| absolute(path))?;
         let bytes = file.metadata()?.len();
         let mut last = [b'\n'];
         if bytes > 0 {
@@ -46,6 +47,11 @@ impl NdjsonFile {
             bytes,
             is_torn: last != *b"\n",
         })
+    }
+
+    /// Where it is: from the root on, and not by a link.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn rotate(&mut self) -> io::Result<()> {

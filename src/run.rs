@@ -62,12 +62,12 @@ pub struct Times {
 
 /// The table that a run is in, if it is still there.
 pub(crate) trait Home: Send + Sync {
-    /// The run ends: from now on it is live no more. Called under its log's lock; gives back the runs that have to go for
-    /// it, to be dropped with no lock held.
-    fn has_ended(&self, run: &Run) -> Vec<Arc<Run>>;
+    /// The run ends: from now on it is live no more. Called under its log's lock; gives back the run in whose place it comes
+    /// among the finished ones, to be dropped with no lock held.
+    fn has_ended(&self, run: &Run) -> Option<Arc<Run>>;
 
-    /// What is to be done after that, with no lock held.
-    fn after_end(&self);
+    /// Called after that, with no lock held; gives back the finished runs that have to go.
+    fn after_end(&self) -> Vec<Arc<Run>>;
 
     /// An event was refused, since the run had ended. Called with no lock held.
     fn was_late(&self);
@@ -93,8 +93,8 @@ pub struct Run {
     /// False once the log has its first event: the same for who wants no lock.
     unstarted: AtomicBool,
     acknowledged: OnceLock<SystemTime>,
-    /// What its terminal event says besides. Under the lock these are copied, or others added; it is a leaf.
-    annotations: Mutex<Option<Object>>,
+    /// Under the lock these are copied, or others added, which is work on text; no other lock is taken.
+    annotations: Mutex<Annotations>,
     /// When it had been asked to stop, as its end found it. Empty until then.
     asked: OnceLock<Option<SystemTime>>,
     /// Set once a cancel makes producers wait no more.
@@ -131,7 +131,7 @@ impl Run {
             log,
             unstarted: AtomicBool::new(true),
             acknowledged: OnceLock::new(),
-            annotations: Mutex::new(None),
+            annotations: Mutex::default(),
             asked: OnceLock::new(),
             hurries: OnceLock::new(),
             home,
@@ -323,19 +323,19 @@ impl Run {
     /// the end, such as what has been used up. What is no object becomes `{"annotation": …}`.
     ///
     /// Of two fields of one name the later stays, and that which comes with the end in any case. An event that is
-    /// [emitted](Self::emit) as terminal, and all once the run has ended, is as it is. Does not block.
+    /// [emitted](Self::emit) as terminal is as it is. False, and counted as [late](crate::RunsStats::late), if the run ends
+    /// or has ended: so it is for callbacks of the cancel that ends a pending run, and of a shutdown. Does not block.
     ///
     /// # Errors
     ///
     /// What `fields` have against being JSON.
-    pub fn annotate(&self, fields: &(impl Serialize + ?Sized)) -> serde_json::Result<()> {
+    pub fn annotate(&self, fields: &(impl Serialize + ?Sized)) -> serde_json::Result<bool> {
         let fields = Object::encode(fields, "annotation")?;
-        let mut annotations = self.annotations.lock();
-        *annotations = Some(match annotations.take() {
-            Some(earlier) => earlier.and(&fields),
-            None => fields,
-        });
-        Ok(())
+        let is_added = self.annotations.lock().add(&fields);
+        if !is_added {
+            self.was_late();
+        }
+        Ok(is_added)
     }
 
     /// Ends the run well, with what came out of it; whether this was its end. What is no object becomes
@@ -410,10 +410,9 @@ impl Run {
 
     /// Ends the run as its only event, if it has not started.
     fn end_unstarted(&self, why: &Cancelled) {
-        let body = self.cancelled(why, Object::empty());
-        if let Some((_, left)) = self.log.append_unopened(&body, || self.leave(Some(why))) {
-            left.see_to_it();
-        }
+        // Made only where it is the end: to make it closes the annotations.
+        let body = || self.cancelled(why, Object::empty());
+        self.log.append_unopened(body, || self.leave(Some(why)));
     }
 
     fn cancelled(&self, why: &Cancelled, data: Object) -> Body {
@@ -426,8 +425,7 @@ impl Run {
 
     /// Fields of the terminal event, and the annotations before them.
     fn annotated(&self, data: Object) -> Object {
-        // Copied, not taken: of two threads that end the run, either may be the one that does.
-        let annotations = self.annotations.lock().clone();
+        let annotations = self.annotations.lock().close();
         match annotations {
             Some(annotations) => annotations.and(&data),
             None => data,
@@ -435,23 +433,27 @@ impl Run {
     }
 
     fn end(&self, body: &Body, why: Option<&Cancelled>) -> Result<EventId, Ended> {
-        let (id, left) = self.log.append_ending(body, || self.leave(why))?;
-        left.see_to_it();
+        let (id, _released) = self.log.append_with(body, || self.leave(why))?;
         Ok(id)
     }
 
     /// Leaves the live runs, and what is above its token. Under the log's lock: who sees that the run has ended, in
-    /// whichever way, finds it gone from there.
-    fn leave(&self, why: Option<&Cancelled>) -> Left {
-        self.unstarted.store(false, Ordering::Release);
+    /// whichever way, finds it gone from there. Returns the rest of its end, which comes with no lock held.
+    fn leave(&self, why: Option<&Cancelled>) -> impl FnOnce() -> Released {
         self.asked.get_or_init(|| why.map(|why| why.requested_at));
         let home = self.home.upgrade();
-        let runs = home.as_ref().map(|home| home.has_ended(self));
-        Left {
-            // After the table knows: what is opened below a live run hangs below its token.
-            _retired: self.token.retire(),
-            _runs: runs,
-            home,
+        let replaced = home.as_ref().and_then(|home| home.has_ended(self));
+        // After the table knows: what is opened below a live run hangs below its token.
+        let retired = self.token.retire();
+        move || {
+            // Release: who sees it finds the last event in the log.
+            self.unstarted.store(false, Ordering::Release);
+            *self.annotations.lock() = Annotations::Closed(None);
+            Released {
+                _retired: retired,
+                _replaced: replaced,
+                _expired: home.map(|home| home.after_end()),
+            }
         }
     }
 
@@ -477,17 +479,45 @@ impl Drop for Run {
 
 /// What the end of a run has let go of: kept until all are woken and no lock is held, since destructors may do anything.
 #[must_use]
-struct Left {
+struct Released {
     _retired: Retired,
-    _runs: Option<Vec<Arc<Run>>>,
-    home: Option<Arc<dyn Home>>,
+    _replaced: Option<Arc<Run>>,
+    _expired: Option<Vec<Arc<Run>>>,
 }
 
-impl Left {
-    fn see_to_it(self) {
-        if let Some(home) = &self.home {
-            home.after_end();
-        }
+/// What a run's terminal event says besides.
+enum Annotations {
+    /// More may come.
+    Open(Option<Object>),
+    /// The event is made, or was. These stay until it is in the log: of two threads that end a run, either may be the one
+    /// that does.
+    Closed(Option<Object>),
+}
+
+impl Default for Annotations {
+    fn default() -> Self {
+        Self::Open(None)
+    }
+}
+
+impl Annotations {
+    /// Whether they are taken.
+    fn add(&mut self, fields: &Object) -> bool {
+        let Self::Open(annotations) = self else {
+            return false;
+        };
+        *annotations = Some(match annotations.take() {
+            Some(earlier) => earlier.and(fields),
+            None => fields.clone(),
+        });
+        true
+    }
+
+    fn close(&mut self) -> Option<Object> {
+        let (Self::Open(annotations) | Self::Closed(annotations)) = self;
+        let annotations = annotations.take();
+        *self = Self::Closed(annotations.clone());
+        annotations
     }
 }
 

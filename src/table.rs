@@ -52,7 +52,7 @@ pub struct RunsStats {
     pub finished: usize,
     /// Runs that were ever opened.
     pub opened: u64,
-    /// Events that came to [`Run::emit`] or [`Run::try_emit`] after the end of their run: refused, not kept.
+    /// Events and annotations that came to their [`Run`] after its end: refused, not kept.
     pub late: u64,
 }
 
@@ -259,27 +259,26 @@ impl Due for Table {
 }
 
 impl Home for Table {
-    fn has_ended(&self, run: &Run) -> Vec<Arc<Run>> {
+    fn has_ended(&self, run: &Run) -> Option<Arc<Run>> {
         let mut state = self.state.lock();
         // One that was never here, or is not any more, must not take another of its id along.
         if !state.is_live(run) {
-            return Vec::new();
+            return None;
         }
-        let Some(run) = state.live.remove(run.id()) else {
-            return Vec::new();
-        };
+        let run = state.live.remove(run.id())?;
         let has_live = !state.live.is_empty();
         self.has_live.store(has_live, Ordering::Relaxed);
         let (id, generation) = (run.id().clone(), run.generation());
         let replaced = state.finished.insert(id.clone(), run);
         state.ended.push_back((Instant::now(), id, generation));
-        let mut left = self.expire(&mut state);
-        left.extend(replaced);
-        left
+        replaced
     }
 
-    fn after_end(&self) {
-        self.unlock(self.state.lock());
+    fn after_end(&self) -> Vec<Arc<Run>> {
+        let mut state = self.state.lock();
+        let expired = self.expire(&mut state);
+        self.unlock(state);
+        expired
     }
 
     fn was_late(&self) {
@@ -289,7 +288,8 @@ impl Home for Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        if let Some(alarm) = self.state.lock().alarm {
+        let alarm = self.state.lock().alarm;
+        if let Some(alarm) = alarm {
             timer::disarm(alarm);
         }
     }

@@ -6,7 +6,6 @@ use crate::{NdjsonFile, Outlet};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use std::fs::canonicalize;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,11 +15,11 @@ const CHANNEL: usize = 65_536;
 /// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
 ///
 /// A thread of its own writes, without the GIL; nobody waits for the disk. Up to 65 536 events wait for it: what
-/// comes beyond is dropped from the file, and counted in `stats()["sinks"]`. When an event would make the file larger
-/// than `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle events are flushed.
-/// No other process is to write to the file: what one puts aside the other would lose.
+/// comes beyond is dropped from the file, and counted in `stats()["sinks"]`, under the file's real path. When an event
+/// would make the file larger than `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle
+/// events are flushed. Nobody else is to write to either file, nor to move them: what one puts aside another would lose.
 ///
-/// Thread-safe. Raises OSError if the file cannot be opened, ValueError if this process writes to it already.
+/// Thread-safe. Raises OSError if the file cannot be opened, ValueError if this process writes to that path already.
 #[pyfunction]
 #[pyo3(signature = (path, /, *, max_bytes=256 << 20), text_signature = "(path, /, *, max_bytes=268435456)")]
 #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes it for us")]
@@ -29,9 +28,17 @@ pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyRe
         let runs = runs(py);
         let opened = py.detach(|| {
             let file = NdjsonFile::open(&path, max_bytes)?;
-            // One file has one name. A pipe has none.
-            let name = canonicalize(&path).unwrap_or_else(|_| path.clone());
-            Outlet::start(&name.to_string_lossy(), file, CHANNEL)
+            let name = match file.path().to_str() {
+                Some(name) => name.to_owned(),
+                // Two such files must not have one name.
+                None => file
+                    .path()
+                    .as_os_str()
+                    .as_encoded_bytes()
+                    .escape_ascii()
+                    .to_string(),
+            };
+            Outlet::start(&name, file, CHANNEL)
         });
         let outlet =
             opened.map_err(|error| os_error(py, &error, &path).unwrap_or_else(|error| error))?;

@@ -292,10 +292,12 @@ impl PyRun {
     /// Put the keywords into the data of the run's last event, however it ends and whoever ends it.
     ///
     /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what comes
-    /// with the end, as `error` or `reason`, in any case. Nothing once the run has ended, nor for a terminal event that is
-    /// said by :meth:`emit`. Thread-safe; does not block. Raises ValueError for data that contain themselves.
+    /// with the end, as `error` or `reason`, in any case; a terminal event that is said by :meth:`emit` is as it is. False,
+    /// and counted as late, if the run ends or has ended: so it is for what `on_cancel` calls where the cancel ends a
+    /// pending run, or comes from a shutdown. Thread-safe; does not block. Raises ValueError for data that contain
+    /// themselves.
     #[pyo3(signature = (**data))]
-    fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+    fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let run = self.run()?;
             let data = encode::keywords(data)?;

@@ -14,9 +14,9 @@ pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default
 /// `emitted`: events handed to a callback. `dropped`: events that were not, by reason: `no_callback` (their run had
 /// none, or one that is false), `route` (see :func:`configure`). `cancelled`: how often :class:`RunCancelled` was
 /// raised. `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. `runs`: how many are
-/// `live`, how many `finished` ones can still be read, how many were `opened`, and the events that came `late`, after
-/// the end of their run. `sinks`: for each what was `written`, `dropped` because it was too slow, `failed`, and its `errors`. A
-/// new dict each time. Thread-safe.
+/// `live`, how many `finished` ones can still be read, how many were `opened`, and the events and annotations that
+/// came `late`, after the end of their run. `sinks`: for each file, by its real path, what was `written`, `dropped` because it was too slow,
+/// `failed`, and its `errors`. A new dict each time. Thread-safe.
 #[pyfunction]
 pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let counted = COUNTERS.stats();

@@ -82,6 +82,27 @@ fn seen_end_against_open() {
     });
 }
 
+/// Of two threads that end a run either does, with its annotations; of one that comes meanwhile it is told whether it is in.
+#[test]
+fn annotate_against_two_ends() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let run = open(&runs, false);
+        assert!(run.annotate("early").unwrap());
+        let ends = [(); 2].map(|()| {
+            let run = run.clone();
+            thread::spawn(move || run.fail("broken", ""))
+        });
+        let is_in = run.annotate("late").unwrap();
+        let ends = ends.map(|end| end.join().unwrap());
+        assert!(ends[0] != ends[1]);
+        let last = run.log().terminal().unwrap();
+        let data = std::str::from_utf8(last.data()).unwrap();
+        let annotation = if is_in { "late" } else { "early" };
+        assert!(data.contains(annotation), "{data}");
+    });
+}
+
 /// A pending run that is cancelled while it starts either never starts, or starts and goes on until it is told.
 #[test]
 fn start_against_cancel() {

@@ -16,8 +16,19 @@ from strands import Agent, tool
 from strands.hooks import AfterInvocationEvent  # noqa: TC002 - strands looks at the types
 from strands.models import BedrockModel
 
-from hierarchies import GLOBAL, NAMES, TEAMS, WORKERS, Live, Plan, check, neighbour, texts
-from llm_callback import CallerContext, open_run
+from hierarchies import (
+    GLOBAL,
+    NAMES,
+    TEAMS,
+    WORKERS,
+    Live,
+    Plan,
+    check,
+    neighbour,
+    texts,
+    was_cancelled,
+)
+from llm_callback import CallerContext, cancel_run, open_run
 from llm_callback.hierarchy import (
     ConfigError,
     ExecutionMode,
@@ -705,6 +716,20 @@ def test_statistics_count_calls_failures_and_tokens() -> None:
         assert usage["outputTokens"] == words + 2 * 10
         assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"]
         assert (statistics["duplicates"], statistics["failures"]) == (0, 0)
+
+
+def test_statistics_of_a_cancelled_run_count_what_was_used() -> None:
+    """The turns before a cancel are counted, also of the supervisors above, whose own turn never came to an end."""
+    with Plan() as plan:
+        plan.on_look = lambda _worker: cancel_run(plan.run_id)
+        live = Live(plan)
+        was_cancelled(live)
+        statistics = live.events[-1]["data"]["statistics"]
+        above = (GLOBAL, "team-1-supervisor", WORKERS[0])
+        assert statistics["calls"] == dict.fromkeys(above, 1)
+        said = sum(len(texts(live.events, agent_id)) for agent_id in above)
+        # Two teams, two workers and a tool were called.
+        assert statistics["usage"]["outputTokens"] == said + 2 * 5
 
 
 def test_options_are_asked_for_each_agent() -> None:

@@ -728,6 +728,25 @@ def test_a_shutdown_with_a_deadline_ends_what_does_not_return() -> None:
     gate.open.set()
 
 
+def test_a_cancelled_run_tells_what_its_code_knew() -> None:
+    """What the code of a run annotates it with after its cancel is in its last event, beside the reason."""
+    begun = threading.Event()
+
+    def execute(config: dict[str, Any]) -> None:
+        run = get_run(config["run_id"])
+        assert run is not None
+        begun.set()
+        assert run.token.wait(DEADLINE)
+        assert run.annotate(used=7)
+
+    manager = Manager(execute)
+    run = manager.start_run()
+    waited(begun)
+    assert manager.cancel_run(run.run_id, "enough")
+    told = {"used": 7, "result": None, "kind": "user", "reason": "enough"}
+    assert last(run) == ("lifecycle.cancelled", told)
+
+
 def test_shutdowns_and_starts_at_once() -> None:
     """Each start either is refused, or its run ends; none is left pending."""
     for _ in range(30):

@@ -445,7 +445,8 @@ def child():
             lambda: each.cancel(), lambda: each.start(), lambda: each.wait(), lambda: each.wait(0),
             lambda: each.subscribe(), lambda: each.handler(context), lambda: each.state,
             lambda: each.last_event_id, lambda: each.finished_at, lambda: each.cancel_requested_at,
-            lambda: each.__enter__(), lambda: open_run(parent=each), lambda: cancel_run(each),
+            lambda: each.__enter__(), lambda: each.annotate(x=1),
+            lambda: open_run(parent=each), lambda: cancel_run(each),
         ):
             raises(RuntimeError, use)
         assert each.run_id in repr(each)

@@ -178,20 +178,29 @@ fn annotations_come_with_the_end() {
     ];
     for (id, (end, expected)) in (0..).zip(ends) {
         let run = open(&runs, id);
-        run.annotate(&json!({"used": 1, "error": 0})).unwrap();
-        run.annotate(&json!({"used": 2, "kind": 0})).unwrap();
+        assert!(run.annotate(&json!({"used": 1, "error": 0})).unwrap());
+        assert!(run.annotate(&json!({"used": 2, "kind": 0})).unwrap());
         end(&run);
-        run.annotate("too late").unwrap();
+        let late = runs.stats().late;
+        assert!(!run.annotate("too late").unwrap());
+        assert_eq!(runs.stats().late, late + 1);
         assert_eq!(data(&run).1, expected);
     }
     let run = runs.open(7, PENDING).unwrap();
-    run.annotate("by whom").unwrap();
+    assert!(run.annotate("by whom").unwrap());
     assert!(run.cancel(CancelKind::User, ""));
     let expected = json!({"annotation": "by whom", "kind": "user", "reason": ""});
     assert_eq!(data(&run).1, expected);
+    // A run that has started goes on after a cancel, and may be annotated.
+    let run = runs.open(9, PENDING).unwrap();
+    assert!(run.start() && run.cancel(CancelKind::User, "enough"));
+    assert!(run.annotate(&json!({"used": 1})).unwrap());
+    assert!(run.complete(&json!({})).unwrap());
+    let expected = json!({"used": 1, "kind": "user", "reason": "enough"});
+    assert_eq!(data(&run).1, expected);
     // What is no JSON leaves it as it was.
     let run = open(&runs, 8);
-    run.annotate(&raw(r#"{"text":"\ud800"}"#)).unwrap();
+    let _ = run.annotate(&raw(r#"{"text":"\ud800"}"#)).unwrap();
     let unfit = std::collections::HashMap::from([((1, 2), 3)]);
     assert!(run.annotate(&unfit).is_err());
     assert!(run.complete(&json!({})).unwrap());

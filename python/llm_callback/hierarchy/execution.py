@@ -94,8 +94,10 @@ class Execution:
             if not token.is_set():
                 self.run.emit("agent", "failed", {"error": describe(error)}, caller)
             raise
+        finally:
+            # Also of the turns before a failure or a cancel.
+            self.tracker.count_usage(agent.event_loop_metrics.accumulated_usage)
         answer = str(result).strip()
-        self.tracker.count_usage(result.metrics.accumulated_usage)
         if result.stop_reason != "cancelled":
             data = {"result": answer, "stop_reason": result.stop_reason}
             self.run.emit("agent", "completed", data, caller)

@@ -133,6 +133,8 @@ class HierarchyExecutor:
     ) -> HierarchyResult:
         """Do the task in a run that is open, and leave its end to whoever has opened it.
 
+        The run is annotated with the ``statistics`` of this hierarchy, in place of those of one before it in the run.
+
         Blocks, as ``execute`` does. Raises ConfigError for a configuration that cannot be used, ModelUnavailable,
         RunCancelled if the run was cancelled, or somebody else has ended it, RuntimeError on a thread that runs an
         event loop already, and what the global supervisor's model raises.
