@@ -39,6 +39,7 @@
 //! - *Snapshots* are taken shard by shard: they hold what was registered throughout, and may or may not hold
 //!   what came or went meanwhile.
 
+mod annotations;
 mod cancel;
 mod cancelled;
 mod event;

@@ -100,6 +100,7 @@ impl Sink for NdjsonFile {
 }
 
 #[cfg(all(test, not(loom)))]
+#[expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 mod tests {
     use super::*;
     use crate::event::Event;
@@ -107,11 +108,17 @@ mod tests {
     use crate::sink::{Outlet, SinkStats};
     use std::fs;
 
+    fn folder(name: &str) -> PathBuf {
+        let name = format!("llm-callback-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     /// All that is offered is written, in order, by the time the outlet is closed.
     #[test]
     fn a_file_has_all_events() {
-        let folder = std::env::temp_dir().join(format!("llm-callback-{}-all", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = folder("all");
         let path = folder.join("events.ndjson");
         let outlet =
             Outlet::start("file", NdjsonFile::open(&path, u64::MAX).unwrap(), 10_000).unwrap();
@@ -138,9 +145,7 @@ mod tests {
     /// A file that would grow too large is put aside whole, and a new one begun.
     #[test]
     fn a_file_is_rotated() {
-        let folder =
-            std::env::temp_dir().join(format!("llm-callback-{}-rotated", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = folder("rotated");
         let path = folder.join("events.ndjson");
         let frames = frames(5);
         let two = 2 * (frames[0].json().len() as u64 + 1);
@@ -158,9 +163,7 @@ mod tests {
     /// A file that somebody has taken away is begun anew, and a line that has no end is ended first.
     #[test]
     fn a_file_heals() {
-        let folder =
-            std::env::temp_dir().join(format!("llm-callback-{}-heals", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = folder("heals");
         let path = folder.join("events.ndjson");
         let frames = frames(3);
         let two = 2 * (frames[0].json().len() as u64 + 1);

@@ -1,5 +1,6 @@
 //! The life of one run: it is opened, starts, emits, may be cancelled, and has one end.
 
+use crate::annotations::Annotations;
 use crate::cancel::{CancelToken, Retired};
 use crate::cancelled::{CancelKind, Cancelled};
 use crate::event::{Action, EventId, Word};
@@ -448,7 +449,7 @@ impl Run {
         move || {
             // Release: who sees it finds the last event in the log.
             self.unstarted.store(false, Ordering::Release);
-            *self.annotations.lock() = Annotations::Closed(None);
+            *self.annotations.lock() = Annotations::GONE;
             Released {
                 _retired: retired,
                 _replaced: replaced,
@@ -483,42 +484,6 @@ struct Released {
     _retired: Retired,
     _replaced: Option<Arc<Run>>,
     _expired: Option<Vec<Arc<Run>>>,
-}
-
-/// What a run's terminal event says besides.
-enum Annotations {
-    /// More may come.
-    Open(Option<Object>),
-    /// The event is made, or was. These stay until it is in the log: of two threads that end a run, either may be the one
-    /// that does.
-    Closed(Option<Object>),
-}
-
-impl Default for Annotations {
-    fn default() -> Self {
-        Self::Open(None)
-    }
-}
-
-impl Annotations {
-    /// Whether they are taken.
-    fn add(&mut self, fields: &Object) -> bool {
-        let Self::Open(annotations) = self else {
-            return false;
-        };
-        *annotations = Some(match annotations.take() {
-            Some(earlier) => earlier.and(fields),
-            None => fields.clone(),
-        });
-        true
-    }
-
-    fn close(&mut self) -> Option<Object> {
-        let (Self::Open(annotations) | Self::Closed(annotations)) = self;
-        let annotations = annotations.take();
-        *self = Self::Closed(annotations.clone());
-        annotations
-    }
 }
 
 /// The body of a lifecycle event: in a run that is part of another, the data name that one.

@@ -24,6 +24,14 @@ pub(super) fn cancelled_error(py: Python<'_>, id: &RunId, cancelled: &Cancelled)
     raised().map_or_else(|error| error, PyErr::from_value)
 }
 
+/// `RunCancelled`, counted, where a run's checker says so.
+pub(super) fn by_checker(run_id: &Bound<'_, PyAny>) -> PyErr {
+    COUNTERS.count_cancelled();
+    run_cancelled(run_id.py())
+        .and_then(|class| class.call1((run_id,)))
+        .map_or_else(|error| error, PyErr::from_value)
+}
+
 /// Raises `RunCancelled` if the run was asked to stop.
 #[inline]
 pub(super) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {

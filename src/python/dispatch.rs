@@ -118,7 +118,7 @@ pub(super) fn raise_if_cancelled<'py>(
         cancelled::raise_if_cancelled(py, &open)?;
     }
     if says_so(Entry::Checker.get(py, key)?)? {
-        return Err(cancelled(run_id));
+        return Err(cancelled::by_checker(run_id));
     }
     Ok(())
 }
@@ -126,7 +126,7 @@ pub(super) fn raise_if_cancelled<'py>(
 /// Asks the checker that is registered for an open run, if there is one, and raises `RunCancelled` if it says so.
 pub(super) fn raise_if_checker_says_so(py: Python<'_>, run: &Run) -> PyResult<()> {
     if says_so(Entry::Checker.of(py, run.id())?)? && py.detach(|| run.times().finished.is_none()) {
-        return Err(cancelled(&id_to_python(py, run.id())?));
+        return Err(cancelled::by_checker(&id_to_python(py, run.id())?));
     }
     Ok(())
 }
@@ -156,14 +156,6 @@ pub(super) fn says_so(checker: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
         Some(checker) => checker.call0()?.is_truthy(),
         None => Ok(false),
     }
-}
-
-/// `RunCancelled`, counted.
-fn cancelled(run_id: &Bound<'_, PyAny>) -> PyErr {
-    COUNTERS.count_cancelled();
-    run_cancelled(run_id.py())
-        .and_then(|class| class.call1((run_id,)))
-        .map_or_else(|error| error, PyErr::from_value)
 }
 
 pub(super) fn truthy(value: Option<Bound<'_, PyAny>>) -> PyResult<Option<Bound<'_, PyAny>>> {
@@ -220,7 +212,7 @@ impl<'a, 'py> Call<'a, 'py> {
         };
         let asked = checker.is_some();
         if says_so(checker)? {
-            return Err(cancelled(&run_id));
+            return Err(cancelled::by_checker(&run_id));
         }
         let explicit = self.get(Attribute::EventCallback)?;
         if !explicit.is_none() {

@@ -22,8 +22,8 @@ pub(super) fn id_from_python(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
             shown(object)
         )));
     }
-    if is_uuid(object)? {
-        return Ok(of_text(object.str()?.to_str()?));
+    if let Some(id) = id_of_uuid(object)? {
+        return Ok(id);
     }
     Err(PyTypeError::new_err(format!(
         "a run id is an int, a str or a UUID, not {}",
@@ -35,8 +35,7 @@ pub(super) fn id_from_python(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
 pub(super) fn id_of_key(key: &RunKey<'_>) -> PyResult<Option<RunId>> {
     Ok(match key {
         RunKey::Core(id) => Some(id.clone()),
-        RunKey::Other(object) if is_uuid(object)? => Some(of_text(object.str()?.to_str()?)),
-        RunKey::Other(_) => None,
+        RunKey::Other(object) => id_of_uuid(object)?,
     })
 }
 
@@ -64,10 +63,10 @@ pub(super) fn minted(py: Python<'_>) -> PyResult<RunId> {
     Ok(RunId::from(parts.join("-")))
 }
 
-fn of_text(text: &str) -> RunId {
-    RunId::from(text)
-}
-
-fn is_uuid(object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    is_instance_of_loaded(object, "uuid", "UUID")
+/// The text of a UUID. None if it is none.
+fn id_of_uuid(object: &Bound<'_, PyAny>) -> PyResult<Option<RunId>> {
+    if !is_instance_of_loaded(object, "uuid", "UUID")? {
+        return Ok(None);
+    }
+    Ok(Some(RunId::from(object.str()?.to_str()?)))
 }

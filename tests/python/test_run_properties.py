@@ -414,7 +414,6 @@ class Runs(RuleBasedStateMachine):
             assert reader.closed or reader.last is None or is_at_the_end
 
 
-@pytest.mark.thread_unsafe(reason="CPython 3.11's ast, which hypothesis uses, is not thread-safe")
 def test_runs_and_readers_against_a_model() -> None:
     """Whatever runs and readers do, each reader sees the model's events: in order, its own, none missed untold."""
     # An example is hundreds of calls.
