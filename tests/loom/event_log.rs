@@ -10,7 +10,7 @@ fn body(word: Word) -> Body {
 }
 
 fn log() -> Arc<EventLog> {
-    EventLog::new(&1.into(), Limits::default(), None)
+    EventLog::new(&1.into(), Limits::default())
 }
 
 fn read_to_the_end(log: &Arc<EventLog>) -> Vec<u64> {
@@ -83,7 +83,6 @@ fn blocked_emit_against_finish() {
                 events: 1,
                 bytes: usize::MAX,
             },
-            None,
         );
         let _idle = log.subscribe(&Start::Live, Overflow::Block(std::time::Duration::MAX));
         log.append(&body(Word::LLM_STREAM)).unwrap();
@@ -137,7 +136,7 @@ fn close_against_blocked_emit() {
             events: 1,
             bytes: usize::MAX,
         };
-        let log = EventLog::new(&1.into(), limits, None);
+        let log = EventLog::new(&1.into(), limits);
         let idle = log.subscribe(&Start::Live, Overflow::Block(std::time::Duration::MAX));
         log.append(&body(Word::LLM_STREAM)).unwrap();
         assert!(log.try_append(&body(Word::LLM_STREAM)).is_none());

@@ -7,6 +7,7 @@
 mod cancel;
 mod event_log;
 mod runs;
+mod sinks;
 
 use llm_callback::{Counters, Registry, RunId};
 use loom::sync::Arc;

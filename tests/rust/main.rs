@@ -9,6 +9,7 @@ mod event;
 mod event_log;
 mod properties;
 mod runs;
+mod sinks;
 #[cfg(not(miri))]
 mod sse;
 mod threads;
