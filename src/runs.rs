@@ -7,7 +7,7 @@ use crate::event_log::EventLog;
 use crate::object::Object;
 use crate::run::{Home, Parent, Run, lifecycle};
 use crate::run_id::RunId;
-use crate::sink::{Shared, SinkHandle, SinkStats, notify};
+use crate::sink::{Shared, SinkHandle, notify};
 use crate::sync::Mutex;
 use crate::table::{OpenError, Options, ReaderStats, RunsStats, Table};
 use serde_json::value::RawValue;
@@ -45,6 +45,20 @@ impl Sinks {
     }
 }
 
+/// How long sinks are waited for when the last handle of a table is dropped.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Drop for Sinks {
+    fn drop(&mut self) {
+        // Also those of which somebody keeps a handle.
+        let end = Instant::now().checked_add(PATIENCE);
+        let stopping: Vec<_> = self.handles.iter().map(|sink| sink.stop(end)).collect();
+        for sink in &stopping {
+            sink.wait();
+        }
+    }
+}
+
 struct Inner {
     /// Before the sinks, so that the last words of runs that go with it are written.
     table: Arc<Table>,
@@ -53,8 +67,7 @@ struct Inner {
 }
 
 /// The runs of a process, or of a part of it. Cloning it gives another handle of the same table; all methods may be
-/// called from any thread. Dropping the last handle abandons the live runs and waits for the sinks, five seconds each at
-/// most.
+/// called from any thread. Dropping the last handle abandons the live runs and waits for the sinks, five seconds at most.
 ///
 /// In the child of a fork a lock of the table may be held by a thread that is not there, and the sinks' threads are
 /// not there either. A host that forks puts a new table in the place of its old one there, and gives the old one to
@@ -231,9 +244,8 @@ impl Runs {
         self.0.table.wait_until_settled(end);
         // All that the sinks will ever be told they have been told.
         let stopping: Vec<_> = {
-            let mut sinks = self.0.sinks.lock();
-            let handles = sinks.handles.iter_mut();
-            handles.map(|handle| handle.stop(end)).collect()
+            let sinks = self.0.sinks.lock();
+            sinks.handles.iter().map(|sink| sink.stop(end)).collect()
         };
         for mark in marks {
             mark.call();
@@ -281,36 +293,22 @@ impl Runs {
         Ok(())
     }
 
-    /// Removes the sink named `name`. [Closing](SinkHandle::close) the sink is the caller's.
-    pub fn remove_sink(&self, name: &str) -> Option<SinkHandle> {
+    /// Removes a sink: it gets nothing of the runs that are opened from now on. Returns whether the sink was there.
+    /// [Closing](SinkHandle::close) it is the caller's.
+    pub fn remove_sink(&self, sink: &SinkHandle) -> bool {
         let mut sinks = self.0.sinks.lock();
-        let mut names = sinks.handles.iter().map(SinkHandle::name);
-        let place = names.position(|its| its == name)?;
-        let handle = sinks.handles.remove(place);
+        let Some(place) = sinks.handles.iter().position(|its| its == sink) else {
+            return false;
+        };
+        // Not the last handle: the caller has one.
+        sinks.handles.remove(place);
         sinks.share();
-        Some(handle)
+        true
     }
 
-    /// Looks at the sink named `name`, under the lock of the list: `look` must not wait for the sink.
-    pub fn with_sink<R>(&self, name: &str, look: impl FnOnce(&SinkHandle) -> R) -> Option<R> {
-        let sinks = self.0.sinks.lock();
-        let handle = sinks.handles.iter().find(|its| its.name() == name)?;
-        Some(look(handle))
-    }
-
-    /// The counters of the sinks, and the text of each one's latest error, by name.
-    pub fn sinks(&self) -> Vec<(String, SinkStats, Option<String>)> {
-        let sinks = self.0.sinks.lock();
-        let handles = sinks.handles.iter();
-        handles
-            .map(|handle| {
-                (
-                    handle.name().to_owned(),
-                    handle.stats(),
-                    handle.last_error(),
-                )
-            })
-            .collect()
+    /// The sinks, in the order in which they were added.
+    pub fn sinks(&self) -> Vec<SinkHandle> {
+        self.0.sinks.lock().handles.clone()
     }
 }
 

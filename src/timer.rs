@@ -181,7 +181,7 @@ mod modelled {
     use std::sync::Weak;
     use std::time::Instant;
 
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub(crate) struct Alarm(Instant);
 
     impl Alarm {

@@ -194,20 +194,34 @@ impl Due for Shared {
     }
 }
 
-/// A running sink: its thread, and how to speak to it. Dropping it closes the sink: see [`close`](Self::close).
-pub struct SinkHandle {
+/// A running sink: its thread, and how to speak to it. A clone is the same sink; dropping the last one
+/// [closes](Self::close) it.
+#[derive(Clone)]
+pub struct SinkHandle(Arc<Owner>);
+
+/// Closes the sink when nobody can speak to it any more.
+struct Owner {
     shared: Arc<Shared>,
     /// The sink's thread, which must not wait for itself.
-    thread: Option<ThreadId>,
+    thread: ThreadId,
 }
 
 impl fmt::Debug for SinkHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SinkHandle")
-            .field("name", &self.shared.name)
+            .field("name", &self.name())
             .finish_non_exhaustive()
     }
 }
+
+/// Clones are equal, and nothing else.
+impl PartialEq for SinkHandle {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SinkHandle {}
 
 impl SinkHandle {
     /// Starts the sink's thread. The sink gets the events of the runs that are opened after [`Runs::add_sink`].
@@ -245,76 +259,86 @@ impl SinkHandle {
             done.has_all = follower.run();
             drop(done);
         })?;
-        Ok(Self { shared, thread })
+        Ok(Self(Arc::new(Owner { shared, thread })))
     }
 
     /// The name that the sink was started with.
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.0.shared.name
     }
 
-    /// The sink's counters so far. Never waits for the sink.
+    /// The sink's counters so far, also after its end. Never waits for the sink.
     pub fn stats(&self) -> SinkStats {
-        self.shared.stats()
+        self.0.shared.stats()
     }
 
     /// The text of the latest error of the sink, if there was one.
     pub fn last_error(&self) -> Option<String> {
-        self.shared.last_error.lock().clone()
+        self.0.shared.last_error.lock().clone()
     }
 
-    /// Has the sink take every event that was appended before this call, and flush. Returns true once the sink has, false
-    /// if it has not within `timeout` or is closed. Blocks without a lock held; do not call it from the sink itself.
+    /// Has the sink take every event that was appended before this call, and flush. Returns true once the sink has; false
+    /// if it has not within `timeout`, is closed, or if this is the sink's own thread. Blocks, with no lock held.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
         self.flushing(end).wait_until(end)
     }
 
-    /// Stops the sink once it has taken every event that was appended before this call, at most after `patience`, and
-    /// returns its counters. What it has not taken by then counts as dropped.
+    /// Stops the sink once it has taken every event that was appended before this call, at most after `patience`. What it
+    /// has not taken by then counts as dropped. Returns true if the sink has taken everything.
     ///
-    /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread.
-    pub fn close(mut self, patience: Duration) -> SinkStats {
-        self.stop(Instant::now().checked_add(patience)).wait();
-        self.shared.stats()
+    /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits again,
+    /// and returns the same. On the sink's own thread it does not wait, and returns false.
+    pub fn close(&self, patience: Duration) -> bool {
+        self.stop(Instant::now().checked_add(patience)).wait()
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
-        Arc::clone(&self.shared)
+        Arc::clone(&self.0.shared)
     }
 
     /// Asks the sink to flush.
     pub(crate) fn flushing(&self, end: Option<Instant>) -> Flushing {
-        self.shared.wait_for_announcements(end);
+        let shared = &self.0.shared;
+        shared.wait_for_announcements(end);
         let flushing = Flushing::default();
-        if !self.shared.queue.push(Note::Flush(flushing.clone())) {
+        if self.0.is_here() || !shared.queue.push(Note::Flush(flushing.clone())) {
             flushing.settle(false);
         }
         flushing
     }
 
     /// Asks the sink to end until `end`, once it has taken what was appended before. The earliest of several ends counts.
-    pub(crate) fn stop(&mut self, end: Option<Instant>) -> Stopping {
-        self.shared.wait_for_announcements(end);
-        let mut ends_at = self.shared.ends_at.lock();
+    pub(crate) fn stop(&self, end: Option<Instant>) -> Stopping {
+        self.0.stop(end)
+    }
+}
+
+impl Owner {
+    /// Whether this is the sink's own thread.
+    fn is_here(&self) -> bool {
+        self.thread == std::thread::current().id()
+    }
+
+    fn stop(&self, end: Option<Instant>) -> Stopping {
+        let shared = &self.shared;
+        shared.wait_for_announcements(end);
+        let mut ends_at = shared.ends_at.lock();
         *ends_at = ends_at.into_iter().chain(end).min();
         drop(ends_at);
-        self.shared.is_closing.store(true, Ordering::Relaxed);
-        self.shared.queue.push(Note::Stop);
-        // A sink that drops the last handle of itself must not wait for itself.
-        let is_own = self.thread.take() == Some(std::thread::current().id());
+        shared.is_closing.store(true, Ordering::Relaxed);
+        shared.queue.push(Note::Stop);
         Stopping {
-            shared: (!is_own).then(|| Arc::clone(&self.shared)),
+            shared: (!self.is_here()).then(|| Arc::clone(shared)),
             end,
         }
     }
 }
 
-impl Drop for SinkHandle {
+impl Drop for Owner {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.stop(Instant::now().checked_add(PATIENCE)).wait();
-        }
+        let end = Instant::now().checked_add(PATIENCE);
+        self.stop(end).wait();
     }
 }
 
@@ -343,7 +367,7 @@ impl Stopping {
     /// Waits for the sink's end, as long as the sink was given. Returns whether the sink has taken everything.
     pub(crate) fn wait(&self) -> bool {
         let shared = self.shared.as_ref();
-        shared.is_none_or(|shared| shared.wait_until_done(self.end))
+        shared.is_some_and(|shared| shared.wait_until_done(self.end))
     }
 }
 
@@ -384,16 +408,16 @@ fn wait_until_set(
 }
 
 #[cfg(not(loom))]
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Option<ThreadId>> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<ThreadId> {
     let thread = std::thread::Builder::new().name(name.to_owned());
-    Ok(Some(thread.spawn(body)?.thread().id()))
+    Ok(thread.spawn(body)?.thread().id())
 }
 
 /// No model has a sink that closes itself: any id but its own will do.
 #[cfg(loom)]
 #[expect(clippy::unnecessary_wraps, reason = "as outside of models")]
-fn spawn(_name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Option<ThreadId>> {
+fn spawn(_name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<ThreadId> {
     loom::thread::spawn(body);
     let other = std::thread::spawn(|| ());
-    Ok(Some(other.thread().id()))
+    Ok(other.thread().id())
 }

@@ -54,15 +54,14 @@ fn end_against_shutdown_against_follower() {
     model(|| {
         let (runs, words) = with_sink();
         let run = open(&runs, true);
-        let ending = thread::spawn(move || run.complete("done").unwrap());
-        assert!(runs.shutdown("", Duration::MAX));
-        let is_completed = ending.join().unwrap();
-        let words = words.lock().unwrap();
-        let end = if is_completed {
-            Word::COMPLETED
-        } else {
-            Word::CANCELLED
+        let ending = {
+            let run = run.clone();
+            thread::spawn(move || run.complete("done").unwrap())
         };
+        assert!(runs.shutdown("", Duration::MAX));
+        let words = words.lock().unwrap().clone();
+        ending.join().unwrap();
+        let end = run.log().terminal().unwrap().word();
         let ends = words.iter().filter(|word| word.is_terminal()).count();
         assert_eq!((words.last(), ends), (Some(&end), 1), "{words:?}");
     });

@@ -173,8 +173,8 @@ fn checked(told: &[Told], last: u64) -> u64 {
 fn sinks_come_and_go() {
     let runs = Runs::default();
     let before = open(&runs, 1);
-    let (handle, told) = willing();
-    runs.add_sink(handle).unwrap();
+    let (sink, told) = willing();
+    runs.add_sink(sink.clone()).unwrap();
     let during = open(&runs, 2);
     for run in [&before, &during] {
         say(run, 1);
@@ -182,10 +182,12 @@ fn sinks_come_and_go() {
     assert!(during.complete(&json!({})).unwrap());
     let late = open(&runs, 3);
     assert_eq!(runs.add_sink(willing().0).unwrap_err().name(), "probe");
-    assert!(runs.remove_sink("another").is_none());
-    let stats = runs.remove_sink("probe").unwrap().close(LONG);
+    assert!(!runs.remove_sink(&willing().0));
+    assert!(runs.remove_sink(&sink) && sink.close(LONG));
+    let stats = sink.stats();
     assert_eq!((stats.written, stats.dropped, stats.waiting), (4, 0, 0));
-    assert!(runs.remove_sink("probe").is_none() && runs.sinks().is_empty());
+    assert!(!runs.remove_sink(&sink) && runs.sinks().is_empty());
+    assert!(!sink.flush(LONG) && sink.close(LONG));
     say(&late, 1);
     drop(open(&runs, 4));
     assert_eq!(told_of(&told, 1), []);
@@ -227,14 +229,15 @@ fn a_refused_run_says_nothing() {
 #[test]
 fn a_sink_leaves_busy_runs() {
     let runs = Runs::default();
-    let (handle, told, open_gate, waiting) = gated(Hold::default());
+    let (sink, told, open_gate, waiting) = gated(Hold::default());
     drop(open_gate);
-    runs.add_sink(handle).unwrap();
+    runs.add_sink(sink.clone()).unwrap();
     let run = open(&runs, 1);
     std::thread::scope(|scope| {
         let speaking = scope.spawn(|| while run.emit(&token()).is_ok() {});
         waiting.recv_timeout(LONG).unwrap();
-        let stats = runs.remove_sink("probe").unwrap().close(LONG);
+        assert!(runs.remove_sink(&sink) && sink.close(LONG));
+        let stats = sink.stats();
         let words = words_of(&told, 1).into_iter();
         let written = words.filter(|(_, word)| *word != GAP).count() as u64;
         assert_eq!(stats.written, written);
@@ -290,7 +293,7 @@ fn shutdown_ends_and_drains() {
     assert_eq!(all[2].log().len(), (1, 1));
     drop(open_gate);
     assert!(!runs.shutdown("again", LONG), "not all is written");
-    let (_, stats, _) = runs.sinks().remove(0);
+    let stats = runs.sinks()[0].stats();
     assert_eq!(stats.written + stats.dropped, 5);
     assert_eq!(stats.written, told_events(&told));
 }
@@ -365,9 +368,9 @@ fn a_sink_that_panics_is_offered_the_events_again() {
     for id in 0..5 {
         assert_eq!(checked(&told_of(&told, id), 5), 0);
     }
-    let (_, stats, error) = runs.sinks().remove(0);
-    assert_eq!((stats.written, stats.errors), (25, 1));
-    assert_eq!(error.unwrap(), "the sink panicked");
+    let sink = &runs.sinks()[0];
+    assert_eq!((sink.stats().written, sink.stats().errors), (25, 1));
+    assert_eq!(sink.last_error().unwrap(), "the sink panicked");
 }
 
 /// A sink that is slower than a run is told what the log has let go of, never of less than the run's first and last event.
@@ -387,7 +390,7 @@ fn a_slow_sink_has_an_explicit_gap() {
     assert!(runs.flush(LONG));
     let missing = checked(&told_of(&told, 1), 102);
     assert_eq!(missing, 90);
-    let (_, stats, _) = runs.sinks().remove(0);
+    let stats = runs.sinks()[0].stats();
     assert_eq!((stats.written, stats.dropped), (12, 90));
 }
 
@@ -412,16 +415,16 @@ fn a_hung_sink_holds_a_bounded_number_of_bytes() {
             waiting.recv_timeout(LONG).unwrap();
         }
         run.complete("").unwrap();
-        let (_, stats, _) = runs.sinks().remove(0);
+        let stats = runs.sinks()[0].stats();
         assert!(stats.waiting_bytes <= hold.bytes, "{stats:?}");
         assert_eq!(stats.waiting, usize::try_from(id).unwrap() + 1);
     }
-    let (_, hung, _) = runs.sinks().remove(0);
+    let hung = runs.sinks()[0].stats();
     drop(open_gate);
     assert!(runs.flush(LONG));
     let missing: u64 = (0..RUNS).map(|id| checked(&told_of(&told, id), 32)).sum();
     assert!(cfg!(miri) || missing > 0);
-    let (_, stats, _) = runs.sinks().remove(0);
+    let stats = runs.sinks()[0].stats();
     assert_eq!((stats.waiting, stats.waiting_bytes), (0, 0));
     assert_eq!(stats.dropped, missing);
     assert!(hung.dropped >= stats.dropped, "{hung:?} {stats:?}");
@@ -448,7 +451,7 @@ fn a_hung_sink_holds_for_a_bounded_time() {
     run.complete("").unwrap();
     drop(run);
     let end = Instant::now() + LONG;
-    while runs.sinks()[0].1.dropped < 5 {
+    while runs.sinks()[0].stats().dropped < 5 {
         assert!(Instant::now() < end, "the log stays");
         std::thread::yield_now();
     }
@@ -561,7 +564,7 @@ proptest! {
             missing += checked(&told_of(&told, id), last);
             said += last;
         }
-        let (_, stats, _) = runs.sinks().remove(0);
+        let stats = runs.sinks()[0].stats();
         prop_assert_eq!((stats.dropped, stats.written), (missing, said - missing));
         prop_assert_eq!((stats.waiting, stats.waiting_bytes), (0, 0));
     }
