@@ -31,6 +31,8 @@ mod run_handler;
 mod run_id;
 mod run_key;
 mod runs;
+mod settings;
+mod sink;
 mod slot;
 mod stats;
 mod subscription;
@@ -63,8 +65,6 @@ mod _core {
         register_cancellation_checker, register_event_callback,
     };
     #[pymodule_export]
-    use super::route::configure;
-    #[pymodule_export]
     use super::run::PyRun;
     #[pymodule_export]
     use super::run_callback::{PyRunCallback, PyRunChecker};
@@ -72,6 +72,10 @@ mod _core {
     use super::run_handler::PyRunHandler;
     #[pymodule_export]
     use super::runs::{active_runs, cancel_run, get_run, open_run};
+    #[pymodule_export]
+    use super::settings::configure;
+    #[pymodule_export]
+    use super::sink::{PySinkHandle, add_sink, flush};
     #[pymodule_export]
     use super::stats::stats;
     #[pymodule_export]

@@ -294,8 +294,8 @@ impl PyRun {
     /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what comes
     /// with the end, as `error` or `reason`, in any case; a terminal event that is said by :meth:`emit` is as it is. False,
     /// and counted as late, if the run ends or has ended: so it is for what `on_cancel` calls where the cancel ends a
-    /// pending run, or comes from a shutdown. Thread-safe; does not block. Raises ValueError for data that contain
-    /// themselves.
+    /// pending run, or comes from a shutdown. All annotations of a run hold at most 64 KiB of JSON. Thread-safe; does not
+    /// block. Raises ValueError for data that contain themselves, or do not fit; then none of them is added.
     #[pyo3(signature = (**data))]
     fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
         sleep_if_ended(|| {
