@@ -7,6 +7,7 @@
 //! before it takes the next. Under a lock no callback runs and none is dropped, and no reference to a token is dropped
 //! either, since with the last one go that token's callbacks.
 
+use crate::background;
 use crate::cancelled::{CancelKind, Cancelled};
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
 use crate::timer::{self, Alarm, Due};
@@ -15,11 +16,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
-
-#[cfg(all(feature = "python", not(loom)))]
-pub(crate) use crate::timer::forget_after_fork;
 
 /// Says whether work is to stop; a node in a tree of such.
 ///
@@ -182,9 +179,10 @@ impl CancelToken {
 
     /// Has `callback` called once, when this token is cancelled; at once, on this thread, if it is already.
     ///
-    /// It runs on the thread that cancels; where a deadline does, on a thread that calls what deadlines call.
-    /// It is called with no lock held and may do anything: ask, cancel or wait for any token, register more, stop
-    /// itself or others, block (which keeps those after it waiting), panic (which is caught).
+    /// It runs on the thread that cancels. Where a deadline cancels, it runs on a thread that calls the callbacks of all
+    /// deadlines, one after another; when a callback takes longer than a second, another thread calls those of the other
+    /// deadlines. It is called with no lock held and may do anything: ask, cancel or wait for any token, register more,
+    /// stop itself or others, block (which keeps those after it waiting), panic (which is caught).
     ///
     /// The token keeps the callback, and all it holds, until it is called or stopped or the token is dropped with
     /// all below it. A callback that holds its own token, and is neither called nor stopped, is never freed.
@@ -543,19 +541,11 @@ impl Node {
 }
 
 impl Due for Node {
-    /// Cancels here and calls back on another thread: one that blocks must not hold up others' deadlines.
+    /// Cancels here, and has the callbacks called in the background: a callback that blocks must not delay other deadlines.
     fn due(self: Arc<Self>) {
         let (_, called) = self.cancel(Cancelled::by_deadline(), IfRetired::PassOn);
-        if called.is_empty() {
-            return;
-        }
-        let called = Arc::new(called);
-        let there = Arc::clone(&called);
-        let calling = thread::Builder::new()
-            .name("llm-on-cancel".into())
-            .spawn(move || call_all(&there));
-        if calling.is_err() {
-            call_all(&called);
+        if !called.is_empty() {
+            background::run(Box::new(move || call_all(&called)));
         }
     }
 }

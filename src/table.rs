@@ -1,5 +1,6 @@
 //! Which runs are live, and which have ended not long ago.
 
+use crate::background;
 use crate::cancelled::Cancelled;
 use crate::run::{Home, Run};
 use crate::run_id::RunId;
@@ -254,7 +255,8 @@ impl Due for Table {
         state.alarm = None;
         let expired = self.expire(&mut state);
         self.unlock(state);
-        drop(expired);
+        // Not here: with a run go values of a user's, whose destructors may block.
+        background::run(Box::new(|| drop(expired)));
     }
 }
 
