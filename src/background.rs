@@ -1,7 +1,7 @@
 //! The threads for work that may block: callbacks after a deadline, and destructors of values that are a user's.
 //!
 //! One thread is enough as long as no task takes long: it takes the tasks in their order, and ends when it has had nothing
-//! to do for a moment. When tasks wait, and all threads have been busy with one task each for longer than [`PATIENCE`],
+//! to do for a moment. When tasks wait, and all threads have been busy with one task each for longer than a second,
 //! the timer's thread starts one more. So a task that blocks for ever costs a thread and a moment, and keeps no later task
 //! from running.
 

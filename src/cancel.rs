@@ -46,7 +46,7 @@ impl CancelToken {
     /// if it has already.
     ///
     /// One thread in the process watches all deadlines; it is there only while a token waits for one, or a table of
-    /// runs for the time to forget one.
+    /// runs for the time to forget one. The child of a fork needs [`after_fork_in_child`](crate::after_fork_in_child).
     ///
     /// # Panics
     ///
@@ -541,7 +541,8 @@ impl Node {
 }
 
 impl Due for Node {
-    /// Cancels here, and has the callbacks called in the background: a callback that blocks must not delay other deadlines.
+    /// Cancels here, and has the callbacks called, and dropped, in the background: one that blocks must not delay other
+    /// deadlines.
     fn due(self: Arc<Self>) {
         let (_, called) = self.cancel(Cancelled::by_deadline(), IfRetired::PassOn);
         if !called.is_empty() {

@@ -44,11 +44,11 @@ mod tests {
     #[test]
     fn values_are_replaced() {
         static VALUE: PerProcess<Mutex<u8>> = PerProcess::new(Mutex::new(0));
-        let parents = VALUE.get().lock();
+        let first = VALUE.get().lock();
         VALUE.replace(Mutex::new(1));
-        let childs = VALUE.get().lock();
+        let second = VALUE.get().lock();
         VALUE.replace(Mutex::new(2));
-        let grandchilds = VALUE.get().lock();
-        assert_eq!((*parents, *childs, *grandchilds), (0, 1, 2));
+        let third = VALUE.get().lock();
+        assert_eq!((*first, *second, *third), (0, 1, 2));
     }
 }

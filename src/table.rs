@@ -256,7 +256,7 @@ impl Due for Table {
         let expired = self.expire(&mut state);
         self.unlock(state);
         // Not here: with a run go values of a user's, whose destructors may block.
-        background::run(Box::new(|| drop(expired)));
+        background::run(Box::new(|| drop((expired, self))));
     }
 }
 
