@@ -172,14 +172,22 @@ pub(crate) struct State {
     pub(crate) next_subscription: u64,
     /// The subscriptions that are open, and the sequence number that each reads next.
     pub(crate) readers: FxHashMap<u64, u64>,
-    /// Nobody can find the log any more: what its readers have read is let go of.
-    is_forgotten: bool,
+    for_whom: For,
     /// How many sinks have still to read the log, though its run has ended.
     holds: usize,
-    /// What readers have still to read is beyond a bound: it goes when the sinks have it.
-    is_shed: bool,
     /// Nobody is waited for any more: the run was asked to stop.
     is_hurried: bool,
+}
+
+/// Whom an ended run's log holds its events for, sinks aside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// For whoever finds the run.
+    Anybody,
+    /// The run cannot be found any more: for the subscriptions that are open.
+    Readers,
+    /// These are beyond a bound: for nobody.
+    Nobody,
 }
 
 /// Milliseconds since 1970.
@@ -280,7 +288,7 @@ impl State {
     /// reader was that has read on.
     pub(crate) fn drop_what_was_read(&mut self, by: u64) {
         // Only the slowest reader leaves anything behind when it reads on.
-        if !self.is_forgotten || self.holds > 0 || by > self.oldest() {
+        if self.for_whom == For::Anybody || self.holds > 0 || by > self.oldest() {
             return;
         }
         let slowest = self.readers.values().min().copied();
@@ -344,9 +352,8 @@ impl EventLog {
                 awaited: Vec::new(),
                 next_subscription: 0,
                 readers: FxHashMap::default(),
-                is_forgotten: false,
+                for_whom: For::Anybody,
                 holds: 0,
-                is_shed: false,
                 is_hurried: false,
             }),
             appended: Condvar::new(),
@@ -574,7 +581,7 @@ impl EventLog {
     /// whether there is one.
     pub(crate) fn forget(&self) -> bool {
         let mut state = self.state.lock();
-        state.is_forgotten = true;
+        state.for_whom = For::Readers;
         state.drop_what_was_read(0);
         self.note_bytes(&state);
         !state.readers.is_empty()
@@ -596,12 +603,12 @@ impl EventLog {
     /// Lets go of all but the lifecycle events, whoever has still to read them; but not before the sinks have.
     pub(crate) fn shed(&self) {
         let mut state = self.state.lock();
-        state.is_shed = true;
+        state.for_whom = For::Nobody;
         self.shed_if_unheld(&mut state);
     }
 
     fn shed_if_unheld(&self, state: &mut State) {
-        if !state.is_shed || state.holds > 0 {
+        if state.for_whom != For::Nobody || state.holds > 0 {
             return;
         }
         while state.held.len() > 1 {
@@ -644,7 +651,7 @@ impl EventLog {
 
     /// A subscription has read on, or is gone: what nobody else has to read may go.
     pub(crate) fn was_read_up_to(&self, state: &mut State, from: u64) {
-        if state.is_forgotten {
+        if state.for_whom != For::Anybody {
             state.drop_what_was_read(from);
             self.note_bytes(state);
         }

@@ -40,14 +40,18 @@
 //!   what came or went meanwhile.
 
 mod annotations;
+mod background;
 mod cancel;
 mod cancelled;
 mod event;
 mod event_log;
 mod finished;
+mod fork;
 mod frame;
 pub mod json;
 mod object;
+#[cfg(not(loom))]
+mod per_process;
 mod registry;
 mod run;
 mod run_id;
@@ -70,6 +74,7 @@ pub use event::{
     Action, Category, Event, EventId, InvalidEventId, Payload, Source, UnknownWord, Word,
 };
 pub use event_log::{Ended, EventLog, Limits, Wake};
+pub use fork::after_fork_in_child;
 pub use frame::{Body, Frame, Head, Prelude, coalesce};
 pub use registry::{Registry, Unregistered};
 pub use run::{LogView, Run, RunState, Scope, Times};

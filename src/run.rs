@@ -136,7 +136,7 @@ pub struct Run {
     generation: u64,
     /// Greater than that of every run that was opened before it in the same table.
     number: u64,
-    opened_at: Instant,
+    opened_at: SystemTime,
     parent: Option<Parent>,
     token: CancelToken,
     log: Arc<EventLog>,
@@ -176,7 +176,7 @@ impl Run {
             id,
             generation,
             number,
-            opened_at: Instant::now(),
+            opened_at: SystemTime::now(),
             parent,
             token,
             log,
@@ -230,9 +230,9 @@ impl Run {
         (!parent.is_detached).then_some(parent.number)
     }
 
-    /// How long ago the run was opened.
-    pub fn age(&self) -> Duration {
-        self.opened_at.elapsed()
+    /// When the run was opened, by the system's clock.
+    pub fn opened_at(&self) -> SystemTime {
+        self.opened_at
     }
 
     /// The token that is cancelled when the run is to stop: hand out children of it.

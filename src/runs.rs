@@ -250,8 +250,9 @@ impl Runs {
         for mark in marks {
             mark.call();
         }
-        // Each of them: a sink that is late must not keep another from being waited for.
-        stopping.iter().fold(true, |all, sink| sink.wait() && all)
+        // All of them: a sink that is late must not keep another from being waited for.
+        let late = stopping.iter().filter(|sink| !sink.wait());
+        late.count() == 0
     }
 
     /// Waits until the sinks have taken every event that was appended before this call, and have flushed, at most for
@@ -263,9 +264,7 @@ impl Runs {
             let handles = sinks.handles.iter();
             handles.map(|sink| sink.flushing(end)).collect()
         };
-        flushing
-            .iter()
-            .fold(true, |all, sink| sink.wait_until(end) && all)
+        flushing.iter().all(|sink| sink.wait_until(end))
     }
 
     /// How many runs there are.
@@ -437,8 +436,8 @@ mod tests {
             states,
             [RunState::Completed, RunState::Cancelled, RunState::Failed]
         );
-        let stats = runs.stats();
-        assert_eq!((stats.live, stats.finished, stats.opened), (0, 3, 3));
+        let counted = runs.stats();
+        assert_eq!((counted.live, counted.finished, counted.opened), (0, 3, 3));
     }
 
     /// A table remembers so many finished runs, and for so long.

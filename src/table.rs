@@ -1,5 +1,6 @@
 //! Which runs are live, and which have ended not long ago.
 
+use crate::background;
 use crate::cancelled::Cancelled;
 use crate::event_log::{EventLog, Limits};
 use crate::finished::{Bounds, FinishedRuns};
@@ -10,7 +11,7 @@ use crate::timer::{self, Alarm, Due};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How much a table keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +97,8 @@ impl std::error::Error for OpenError {}
 pub struct RunsStats {
     /// Runs without a terminal event.
     pub live: usize,
-    /// The live run that was opened first, and how long ago.
-    pub oldest: Option<(RunId, Duration)>,
+    /// The live run that was opened first, and when.
+    pub oldest: Option<(RunId, SystemTime)>,
     /// Finished runs that can still be found.
     pub finished: usize,
     /// The bytes of encoded events that are kept of ended runs, also for readers of forgotten ones.
@@ -350,7 +351,7 @@ impl Table {
         drop(self.forget(expired));
         let mut state = self.state.lock();
         let oldest = state.live.values().min_by_key(|run| run.number());
-        let oldest = oldest.map(|run| (run.id().clone(), run.age()));
+        let oldest = oldest.map(|run| (run.id().clone(), run.opened_at()));
         RunsStats {
             live: state.live.len(),
             oldest,
@@ -429,7 +430,8 @@ impl Due for Table {
         let expired = state.expire();
         self.unlock(state);
         let forgotten = self.forget(expired);
-        drop(forgotten);
+        // Not here: with a run go values of a user's, whose destructors may block.
+        background::run(Box::new(|| drop((forgotten, self))));
     }
 }
 

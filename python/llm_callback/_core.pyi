@@ -68,7 +68,7 @@ class _Dropped(TypedDict):
 @type_check_only
 class _OldestRun(TypedDict):
     run_id: int | str
-    seconds: float
+    opened_at: float
 
 @type_check_only
 class _RunsStats(TypedDict):

@@ -75,9 +75,10 @@ pub(super) fn configure<'py>(
             options.finished_bytes = number("keep_bytes", &bytes, 0)?;
         }
         if let Arg::Given(runs) = max_live {
-            options.max_live = match runs.is_none() {
-                true => None,
-                false => Some(number("max_live", &runs, 1)?),
+            options.max_live = if runs.is_none() {
+                None
+            } else {
+                Some(number("max_live", &runs, 1)?)
             };
         }
         if let Some(route) = route {

@@ -164,7 +164,7 @@ pub(super) fn add_sink<'py>(
         let hold = hold(hold_bytes, hold_seconds)?;
         let sink = Function {
             name: name.clone(),
-            function: Some(function.clone().unbind()),
+            callable: Some(function.clone().unbind()),
             is_reported: false,
         };
         let handle = start(&name, sink, hold)?;
@@ -194,11 +194,11 @@ fn start(name: &str, sink: impl Sink, hold: Hold) -> PyResult<SinkHandle> {
 }
 
 /// Adds a sink to those of this process.
-pub(super) fn added<'py>(
-    py: Python<'py>,
+pub(super) fn added(
+    py: Python<'_>,
     handle: SinkHandle,
     is_there: impl FnOnce() -> String,
-) -> PyResult<Bound<'py, PySinkHandle>> {
+) -> PyResult<Bound<'_, PySinkHandle>> {
     let runs = runs(py);
     // A sink that is refused is closed, which waits for its thread.
     py.detach(|| runs.add_sink(handle.clone()).map_err(drop))
@@ -210,14 +210,14 @@ pub(super) fn added<'py>(
 struct Function {
     name: String,
     /// None while it is dropped.
-    function: Option<Py<PyAny>>,
+    callable: Option<Py<PyAny>>,
     /// Whether what it raises was logged since it last went well.
     is_reported: bool,
 }
 
 impl Sink for Function {
     fn write(&mut self, batch: &Batch<'_>) -> Result<(), Refused> {
-        let Some(function) = &self.function else {
+        let Some(callable) = &self.callable else {
             return Ok(());
         };
         let is_reported = self.is_reported;
@@ -226,7 +226,7 @@ impl Sink for Function {
                 let call = || {
                     let events = batch.frames().iter().map(|frame| event(py, frame));
                     let events = PyList::new(py, events.collect::<PyResult<Vec<_>>>()?)?;
-                    function.call1(py, (events,)).map(drop)?;
+                    callable.call1(py, (events,)).map(drop)?;
                     raise_interrupt()
                 };
                 call().map_err(|error| {
@@ -259,13 +259,13 @@ fn report(py: Python<'_>, name: &str, error: &PyErr) -> PyResult<()> {
 
 impl Drop for Function {
     fn drop(&mut self) {
-        let function = self.function.take();
+        let callable = self.callable.take();
         // Its destructor is Python code. At the interpreter's exit it is left alone.
         sleep_if_ended(|| {
             if Python::try_attach(|_| ()).is_some() {
-                Python::try_attach(|_| drop(function));
+                Python::try_attach(|_| drop(callable));
             } else {
-                std::mem::forget(function);
+                std::mem::forget(callable);
             }
         });
     }

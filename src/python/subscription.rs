@@ -2,7 +2,7 @@
 
 use super::arguments::shown;
 use super::attached::AttachedMutex;
-use super::exit::{sleep_if_ended, wake_from_any_thread};
+use super::exit::{raise_interrupt, sleep_if_ended, wake_from_any_thread};
 use super::process::Owned;
 use super::wait::{number, seconds, wait};
 use crate::{Closer, EventId, Frame, Lagged, Limits, Overflow, Read, Start, Subscription, sse};
@@ -442,7 +442,7 @@ impl PySubscription {
             py.detach(|| closer.close());
             let ready = std::mem::take(&mut self.place()?.lock(py).ready);
             drop(ready);
-            Ok(())
+            raise_interrupt()
         })
     }
 

@@ -4,6 +4,7 @@ use super::attached::AttachedMutex;
 use super::exit::sleep_if_ended;
 use super::run_id::{id_of_key, id_to_python};
 use super::run_key::RunKey;
+use super::wait::unix_time;
 use crate::sync::LazyLock;
 use crate::{Options, Run, Runs};
 use pyo3::prelude::*;
@@ -88,10 +89,10 @@ pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<(
     let (counted, reading) = py.detach(|| (table.stats(), table.readers()));
     let runs = PyDict::new(py);
     runs.set_item("live", counted.live)?;
-    let oldest = counted.oldest.map(|(id, age)| {
+    let oldest = counted.oldest.map(|(id, at)| {
         let oldest = PyDict::new(py);
         oldest.set_item("run_id", id_to_python(py, &id)?)?;
-        oldest.set_item("seconds", age.as_secs_f64())?;
+        oldest.set_item("opened_at", unix_time(Some(at)))?;
         PyResult::Ok(oldest)
     });
     runs.set_item("oldest", oldest.transpose()?)?;

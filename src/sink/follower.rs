@@ -198,7 +198,7 @@ impl<S: Sink> Follower<S> {
                 sink.ended(follow.run());
                 Ok(())
             });
-            self.count(told);
+            self.count(&told);
         }
     }
 
@@ -236,7 +236,7 @@ impl<S: Sink> Follower<S> {
     fn flush(&mut self) -> bool {
         let sink = &mut self.sink;
         let flushed = caught(|| Ok(sink.flush()?));
-        self.count(flushed)
+        self.count(&flushed)
     }
 
     /// Lets nothing wait any more. Returns whether nothing was left.
@@ -264,8 +264,8 @@ impl<S: Sink> Follower<S> {
     }
 
     /// Whether the call went well; if not, it is counted.
-    fn count(&self, done: Result<(), Refused>) -> bool {
-        if let Err(refused) = &done {
+    fn count(&self, done: &Result<(), Refused>) -> bool {
+        if let Err(refused) = done {
             self.shared.has_failed(&refused.error);
         }
         done.is_ok()
