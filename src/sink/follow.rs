@@ -162,6 +162,8 @@ impl Follow {
             return Turn::Over;
         }
         if progress.retry_at.is_some_and(|at| now < at) {
+            // As if it were in the queue: its next try reads whatever comes until then.
+            self.has_news.store(true, Ordering::Release);
             return Turn::Waits;
         }
         let (is_given_up, taken) = (progress.given_up.is_some(), progress.taken);
@@ -223,6 +225,7 @@ impl Follow {
         let at = now + pause(progress.failures);
         progress.failures = progress.failures.saturating_add(1);
         progress.retry_at = Some(at);
+        self.has_news.store(true, Ordering::Release);
         at
     }
 

@@ -8,6 +8,7 @@ use crate::event::Word;
 use crate::event_log::{EventLog, Limits};
 use crate::frame::Frame;
 use crate::subscription::Cursor;
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -41,8 +42,8 @@ pub(super) struct Follower<S> {
     sink: S,
     shared: Arc<Shared>,
     notes: Taker<Note>,
-    /// The runs that the sink has refused, to be offered again at their times.
-    refused: Vec<(Instant, Arc<Follow>)>,
+    /// The runs that the sink has refused, by when they are offered again and by their numbers.
+    refused: BTreeMap<(Instant, u64), Arc<Follow>>,
     flushes: Vec<Flushing>,
     /// Since when something that was written waits for its flush, and whether a lifecycle event does.
     unflushed: Option<Instant>,
@@ -57,7 +58,7 @@ impl<S: Sink> Follower<S> {
             sink,
             shared: Arc::clone(shared),
             notes,
-            refused: Vec::new(),
+            refused: BTreeMap::new(),
             flushes: Vec::new(),
             unflushed: None,
             has_lifecycle: false,
@@ -87,10 +88,11 @@ impl<S: Sink> Follower<S> {
 
     /// When the thread has something to do though nobody tells it anything.
     fn next_due(&self) -> Option<Instant> {
-        let refused = self.refused.iter().map(|(at, _)| *at);
+        let refused = self.refused.first_key_value();
+        let refused = refused.map(|((at, _), _)| *at);
         let flush = self.unflushed.and_then(|since| since.checked_add(IDLE));
         let end = self.shared.ends_at();
-        refused.chain(flush).chain(end).min()
+        [refused, flush, end].into_iter().flatten().min()
     }
 
     /// Writes what the run's log has now. What comes meanwhile is told anew.
@@ -186,7 +188,8 @@ impl<S: Sink> Follower<S> {
         }
         if !is_whole {
             let at = follow.has_failed(Instant::now(), pause);
-            self.refused.push((at, Arc::clone(follow)));
+            self.refused
+                .insert((at, follow.number()), Arc::clone(follow));
         }
         is_whole
     }
@@ -204,12 +207,12 @@ impl<S: Sink> Follower<S> {
 
     /// Offers again the runs whose time has come.
     fn offer_again(&mut self) {
-        let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.refused)
-            .into_iter()
-            .partition::<Vec<_>, _>(|(at, _)| *at <= now);
-        self.refused = later;
-        for (_, follow) in due {
+        if self.refused.is_empty() {
+            return;
+        }
+        let later = self.refused.split_off(&(Instant::now(), 0));
+        let due = std::mem::replace(&mut self.refused, later);
+        for follow in due.into_values() {
             follow.may_retry();
             self.turn(&follow);
         }
@@ -242,7 +245,7 @@ impl<S: Sink> Follower<S> {
     /// Lets nothing wait any more. Returns whether nothing was left.
     fn end(&mut self) -> bool {
         let mut has_all = self.flush() && self.refused.is_empty();
-        for (_, follow) in self.refused.drain(..) {
+        for follow in std::mem::take(&mut self.refused).into_values() {
             follow.give_up_live();
         }
         self.shared.close();
