@@ -31,6 +31,7 @@ mod run_handler;
 mod run_id;
 mod run_key;
 mod runs;
+mod shutdown;
 mod slot;
 mod stats;
 mod subscription;
@@ -73,6 +74,8 @@ mod _core {
     #[pymodule_export]
     use super::runs::{active_runs, cancel_run, get_run, open_run};
     #[pymodule_export]
+    use super::shutdown::shutdown;
+    #[pymodule_export]
     use super::stats::stats;
     #[pymodule_export]
     use super::subscription::{PySse, PySubscription};
@@ -95,7 +98,8 @@ mod _core {
         super::event::prepare(py)?;
         super::handler::prepare(py)?;
         super::registry::prepare(py);
-        super::table::prepare(py)?;
+        super::table::prepare();
+        super::shutdown::prepare(py)?;
         super::subscription::prepare(py)?;
         super::token::prepare(py);
         super::slot::install(py);
