@@ -38,8 +38,8 @@ class Job:
         self.run = run
         self.execute = execute
         self.thread: int | None = None
-        # Set when the thread has come back from it, or is not waited for any more. Not a plain Event, whose lock a signal
-        # handler would wait for in vain that has interrupted its own thread there.
+        # Set when the thread has come back from it, or is not waited for any more. A plain Event has a lock: a signal
+        # handler that interrupts the thread holding it would wait for it for ever.
         self.is_done = CancelToken()
         self._on_event = on_event
         self._before: tuple[Any, Any] = (None, None)

@@ -73,13 +73,15 @@ def shutdown_on_sigterm(timeout: float | None = 5.0) -> None:
     # Raises ValueError on another thread, also where there is nothing to be done.
     signal.signal(signal.SIGTERM, previous)
     if previous is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, _OnSigterm(previous, timeout))
+        signal.signal(signal.SIGTERM, OnSigterm(previous, timeout))
 
 
-class _OnSigterm:
+class OnSigterm:
     """A signal handler that shuts down and then lets the previous one act."""
 
-    def __init__(self, previous: Callable[[int, FrameType | None], Any] | int, timeout: Any) -> None:
+    def __init__(
+        self, previous: Callable[[int, FrameType | None], Any] | int, timeout: Any
+    ) -> None:
         self.previous = previous
         self._timeout = timeout
 

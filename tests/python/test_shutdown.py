@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,6 +24,8 @@ from test_run_process import COMMON
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from typing_extensions import Self
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="its signals are others")
 
@@ -109,7 +111,7 @@ def test_a_shutdown_can_be_called_anywhere(tmp_path: Path) -> None:
         )
     ):
         path = tmp_path / str(number)
-        out = script(
+        script(
             f"""
 log_to_file(path)
 ended = threading.Event()
@@ -454,7 +456,7 @@ class Viewer:
         """Wait for a line with this in it."""
         assert any(word in line for line in self._file)
 
-    def __enter__(self) -> Viewer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -465,7 +467,11 @@ class Viewer:
 def view(url: str, run: str) -> Viewer:
     """Return a client that has seen the first event."""
     viewer = Viewer(url, f"/runs/{run}")
-    viewer.hear(b'"started"')
+    try:
+        viewer.hear(b'"started"')
+    except BaseException:
+        viewer.__exit__()
+        raise
     return viewer
 
 
@@ -477,10 +483,10 @@ def test_uvicorn_ends_with_every_run_in_the_file(number: int, viewers: int, tmp_
     with process("-m", "uvicorn", "app:app", "--port", "0", cwd=tmp_path) as one:
         url = one.hear(r"running on (http://\S+)")[1]
         one.until(lambda: len(files(tmp_path)) == 1 and has_begun(files(tmp_path)[0]))
-        followers = [view(url, "run%200") for _ in range(viewers)]
-        one.ends_by(number)
-        for each in followers:
-            each.__exit__()
+        with ExitStack() as followers:
+            for _ in range(viewers):
+                followers.enter_context(view(url, "run%200"))
+            one.ends_by(number)
     assert all_ended(files(tmp_path)[0], RUNS)
 
 
