@@ -141,15 +141,9 @@ def on_werkzeug(app: Any) -> Iterator[tuple[str, list[socket.socket]]]:
 
 
 @contextmanager
-def on_uvicorn(app: Any) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Serve an ASGI application; give its address and what drops its connections."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=int(DEADLINE),
-    )
+def on_uvicorn(app: Any, **options: Any) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Serve an ASGI application; give its address and what drops its connections. Leaving it waits for its end."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options)
     server = uvicorn.Server(config)
     loops: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()
 
