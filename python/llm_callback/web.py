@@ -271,7 +271,9 @@ def flask_response(
     else its query parameter ``last_event_id``, for a page that was rendered with the events before.
 
     A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it: where it
-    has closed its connection, the reader of a quiet run is freed with the first or second heartbeat after.
+    has closed its connection, the reader of a quiet run is freed with the first or second heartbeat after. Where the
+    client does not read, the reader is freed at most a second after ``send_timeout``. The server's thread that is blocked
+    in sending cannot be interrupted: it comes back when the client reads again, or the system gives the connection up.
     """
     import flask  # noqa: PLC0415
 
@@ -292,7 +294,12 @@ def starlette_response(
 
     The client's place is read from ``request``: from its header ``Last-Event-ID``, else its query parameter
     ``last_event_id``, for a page that was rendered with the events before. No thread waits. The reader is freed when
-    the server says that the client has gone; uvicorn does so at once.
+    the server says that the client has gone; uvicorn does so at once. Where the client does not read for
+    ``send_timeout`` seconds, the connection is closed on uvicorn, and the sending is cancelled on other servers.
+
+    uvicorn waits at its exit for open responses before the application's lifespan ends. So once uvicorn exits, all
+    streams of its event loop end within half a second, and clients that take nothing are dropped a second later. On
+    other servers set the server's own limit for open responses.
     """
     from llm_callback._starlette import SseResponse  # noqa: PLC0415
 

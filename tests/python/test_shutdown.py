@@ -12,10 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from support import DEADLINE, printed
@@ -23,7 +25,6 @@ from test_run_process import COMMON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from typing_extensions import Self
 
@@ -394,7 +395,7 @@ async def events(request):
     return web.starlette_response(request.path_params["run_id"], request, heartbeat=None)
 
 
-app = Starlette(routes=[Route("/runs/{run_id}", events)], lifespan=lifespan)
+app = Starlette(routes=[Route("/runs/{run_id}", events, methods=["GET", "HEAD"])], lifespan=lifespan)
 """
 RUNS = {*(f"run {number}" for number in range(5)), "managed"}
 
@@ -414,23 +415,15 @@ def app(environ, start_response):
     return answer.body
 """
 
-CONFIG = """
-import os
-
-import llm_callback
+PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")
 
 
-def post_fork(server, worker):
-    llm_callback.log_to_file(f"{os.getpid()}.ndjson")
-
-
-def post_worker_init(worker):
-    llm_callback.shutdown_on_sigterm()
-
-
-def worker_int(worker):
-    llm_callback.shutdown()
-"""
+def sample(name: str) -> str:
+    """Return the file of this name that the page about deployment shows."""
+    (text,) = re.findall(
+        rf"^```python\n(# {re.escape(name)}\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL
+    )
+    return text
 
 
 def files(where: Path) -> list[Path]:
@@ -525,7 +518,7 @@ def test_gunicorn_with_uvicorn_ends_with_every_run_in_the_files(
 def test_gunicorn_ends_with_every_run_in_the_file(kind: str, number: int, tmp_path: Path) -> None:
     """With the hooks of docs/deployment.md each run has its last event, and a client that follows one keeps nobody."""
     (tmp_path / "app.py").write_text(WSGI)
-    (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
+    (tmp_path / "gunicorn.conf.py").write_text(sample("gunicorn.conf.py"))
     arguments = ("-m", "gunicorn", "-k", kind, "--threads", "4", "-b", "127.0.0.1:0", "app:app")
     # Two threads would be `gthread` in any case.
     arguments = tuple(a for a in arguments if kind == "gthread" or a not in ("--threads", "4"))
@@ -537,3 +530,80 @@ def test_gunicorn_ends_with_every_run_in_the_file(kind: str, number: int, tmp_pa
         with view(url, "a"):
             one.ends_by(number)
     assert all_ended(files(tmp_path)[0], {"a", "b"})
+
+
+SERVERS = {
+    "uvicorn": ("-m", "uvicorn", "app:app", "--port", "0"),
+    "uvicorn with workers": ("-m", "uvicorn", "app:app", "--port", "0", "--workers", "2"),
+    "gunicorn": (
+        *("-m", "gunicorn", "app:app", "-k", "uvicorn_worker.UvicornWorker", "-w", "2"),
+        *("-b", "127.0.0.1:0"),
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", SERVERS.values(), ids=SERVERS.keys())
+def test_the_application_of_the_page(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """The FastAPI application of docs/deployment.md, as it is printed: SIGTERM ends every run, with its last event."""
+    (tmp_path / "app.py").write_text(sample("app.py"))
+    with process(*arguments, cwd=tmp_path) as one:
+        url = one.hear(r"(?:running on|Listening at:) (http://\S+)")[1]
+        number = 2 if len(arguments) > 5 else 1
+        one.until(lambda: len(files(tmp_path)) == number)
+        runs = [
+            httpx.post(f"{url}/runs?task=x", timeout=DEADLINE).json()["run_id"] for _ in range(9)
+        ]
+        one.ends_by(signal.SIGTERM)
+    found = {run: path for path in files(tmp_path) for run in told(path)}
+    assert {*found} == {*runs}
+    for path in files(tmp_path):
+        assert all_ended(path, {run for run in runs if found[run] == path})
+
+
+def test_a_script_of_the_page_is_ended_by_sigterm(tmp_path: Path) -> None:
+    """The script of docs/deployment.md, with more to do, ends by the signal, and its run has its last event."""
+    (tmp_path / "script.py").write_text(
+        "import llm_callback\nllm_callback.log_to_file('events.ndjson')\n"
+        + sample("script.py")
+        + "    print('ready')\n    run.wait()\n    import time; time.sleep(3600)\n"
+    )
+    with process("script.py", cwd=tmp_path) as one:
+        one.hear("ready")
+        assert one.ends_by(signal.SIGTERM) == -signal.SIGTERM
+    (run,) = told(tmp_path / "events.ndjson")
+    assert all_ended(tmp_path / "events.ndjson", {run})
+
+
+def test_a_preloaded_file_is_not_the_workers(tmp_path: Path) -> None:
+    """With --preload the workers do not write to the master's file, and do to their own of `post_fork`."""
+    log = "import llm_callback\nllm_callback.log_to_file('master.log')\n"
+    (tmp_path / "app.py").write_text(log + WSGI)
+    (tmp_path / "gunicorn.conf.py").write_text(sample("gunicorn.conf.py"))
+    arguments = ("-m", "gunicorn", "-k", "gthread", "--preload", "-b", "127.0.0.1:0", "app:app")
+    with process("-W", "ignore::DeprecationWarning", *arguments, cwd=tmp_path) as one:
+        url = one.hear(r"Listening at: (http://\S+)")[1]
+        with Viewer(url, "/open/a") as opening:
+            opening.hear(b"open")
+        one.ends_by(signal.SIGTERM)
+    assert all_ended(files(tmp_path)[0], {"a"})
+    assert (tmp_path / "master.log").read_bytes() == b""
+
+
+def test_another_worker_does_not_know_a_run(tmp_path: Path) -> None:
+    """Of two workers the one that has a run answers with its events, and the other one that there is no such run."""
+    (tmp_path / "app.py").write_text(APP.replace("run {number}", "run {number} of {os.getpid()}"))
+    arguments = ("-m", "uvicorn", "app:app", "--port", "0", "--workers", "2")
+    with process(*arguments, cwd=tmp_path) as one:
+        url = one.hear(r"running on (http://\S+)")[1]
+        one.until(lambda: len(files(tmp_path)) == 2 and all(map(has_begun, files(tmp_path))))
+        run = f"run%200%20of%20{files(tmp_path)[0].stem}"
+        seen = set()
+
+        def both() -> bool:
+            with suppress(httpx.TransportError):
+                seen.add(httpx.head(f"{url}/runs/{run}", timeout=DEADLINE).status_code)
+            return len(seen) == 2
+
+        one.until(both)
+        one.ends_by(signal.SIGTERM)
+    assert seen == {200, 404}
