@@ -27,6 +27,9 @@ An ``EventSource`` that loses its connection comes back by itself, with the id o
 reads on after it. The answer to one that has seen the run's last event is 204, which is how a server stops it. The
 protocol is that of the WHATWG's HTML standard, section 9.2: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
+A stream ends with its run. It also ends when uvicorn exits, when its client does not read, and when it is old: then the
+client comes back, and nothing is lost that the log still holds. docs/deployment.md says what servers and proxies need.
+
 No framework is imported before it is used.
 """
 
@@ -272,8 +275,9 @@ def flask_response(
 
     A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it: where it
     has closed its connection, the reader of a quiet run is freed with the first or second heartbeat after. Where the
-    client does not read, the reader is freed at most a second after ``send_timeout``. The server's thread that is blocked
-    in sending cannot be interrupted: it comes back when the client reads again, or the system gives the connection up.
+    client does not read, the reader is freed at most a second after ``send_timeout``. The server's thread, which is
+    blocked in sending, cannot be interrupted: it comes back when the client reads again, or the system gives the
+    connection up.
     """
     import flask  # noqa: PLC0415
 
