@@ -67,8 +67,8 @@ class RunManager:
     **The threads** are daemons, and last no longer than there is work. When the interpreter exits, runs are not waited
     for as the pools of ``concurrent.futures`` are: those that wait end as cancelled, those that run are asked to stop
     and ended after ``cancel_timeout`` at the latest. For results, call :meth:`wait` or :meth:`shutdown`, or use the
-    manager in ``with``. :func:`llm_callback.shutdown` ends the runs of every manager before the interpreter exits. In the
-    child of a fork a manager has no runs, and is as if new.
+    manager in ``with``. :func:`llm_callback.shutdown` ends the runs of all managers before the exit. In the child of a
+    fork a manager has no runs, and is as if new.
 
     Thread-safe, re-entrant: everything may be called from any thread, also by what runs. No lock is held while code
     that is not ours runs.
