@@ -2,6 +2,9 @@
 
 use crate::object::Object;
 
+/// The JSON of all annotations of a run, in bytes, at most.
+pub(crate) const MAX_BYTES: usize = 64 << 10;
+
 /// What a run's terminal event says besides.
 pub(crate) enum Annotations {
     /// More may come.
@@ -21,16 +24,33 @@ impl Annotations {
     /// Those of a run that has ended.
     pub(crate) const GONE: Self = Self::Closed(None);
 
-    /// Whether they are taken.
-    pub(crate) fn add(&mut self, fields: &Object) -> bool {
+    /// Adds fields. Returns false if it is too late.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for the user if the annotations would be larger than [`MAX_BYTES`]; they stay as they are.
+    pub(crate) fn add(&mut self, fields: &Object) -> Result<bool, String> {
         let Self::Open(annotations) = self else {
-            return false;
+            return Ok(false);
         };
-        *annotations = Some(match annotations.take() {
-            Some(earlier) => earlier.and(fields),
+        // Before the work, which grows with the size of both.
+        let refuse_above = |bytes: usize| {
+            if bytes <= MAX_BYTES {
+                return Ok(());
+            }
+            Err(format!(
+                "the annotations of a run hold at most {MAX_BYTES} bytes of JSON, not {bytes}: put what is larger into the \
+                 result, or into an event"
+            ))
+        };
+        refuse_above(fields.as_bytes().len())?;
+        let added = match annotations {
+            Some(earlier) => earlier.clone().and(fields),
             None => fields.clone(),
-        });
-        true
+        };
+        refuse_above(added.as_bytes().len())?;
+        *annotations = Some(added);
+        Ok(true)
     }
 
     /// Takes no more from now on; returns what there is.

@@ -7,6 +7,7 @@
 //! before it takes the next. Under a lock no callback runs and none is dropped, and no reference to a token is dropped
 //! either, since with the last one go that token's callbacks.
 
+use crate::background;
 use crate::cancelled::{CancelKind, Cancelled};
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
 use crate::timer::{self, Alarm, Due};
@@ -15,11 +16,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
-
-#[cfg(all(feature = "python", not(loom)))]
-pub(crate) use crate::timer::forget_after_fork;
 
 /// Says whether work is to stop; a node in a tree of such.
 ///
@@ -49,7 +46,7 @@ impl CancelToken {
     /// if it has already.
     ///
     /// One thread in the process watches all deadlines; it is there only while a token waits for one, or a table of
-    /// runs for the time to forget one.
+    /// runs for the time to forget one. The child of a fork needs [`after_fork_in_child`](crate::after_fork_in_child).
     ///
     /// # Panics
     ///
@@ -130,9 +127,7 @@ impl CancelToken {
 
     /// Why to stop, if to stop. Does not block.
     pub fn cancelled(&self) -> Option<Cancelled> {
-        let why = &self.0.state.lock().cancelled;
-        // Without the flag it is what a retired token passes on.
-        why.clone().filter(|_| self.is_cancelled())
+        self.0.state.lock().cancelled.clone()
     }
 
     /// When this token is cancelled by itself: the earliest of its own deadline and those above, shields apart.
@@ -150,45 +145,50 @@ impl CancelToken {
     /// of those that this call was the first to reach have run. Another thread's cancel may still be busy with the
     /// callbacks of those that it was the first to reach: this one does not wait for it.
     pub fn cancel(&self, kind: CancelKind, reason: impl Into<Arc<str>>) -> bool {
-        let (first, called) = self.0.cancel(Cancelled::now(kind, reason.into()), true);
+        let why = Cancelled::now(kind, reason.into());
+        let (first, called) = self.0.cancel(why, IfRetired::Cancel);
         call_all(&called);
         first
     }
 
-    /// As [`cancel`](Self::cancel), but like one from above: it does not reach a retired token itself.
+    /// As [`cancel`](Self::cancel), unless this token is retired: then nothing happens, here or below, and it returns
+    /// false. Which of the two comes first is decided under this token's lock.
     pub(crate) fn cancel_unless_retired(&self, kind: CancelKind, reason: &str) -> bool {
-        let (first, called) = self.0.cancel(Cancelled::now(kind, reason.into()), false);
+        let why = Cancelled::now(kind, reason.into());
+        let (first, called) = self.0.cancel(why, IfRetired::Nothing);
         call_all(&called);
         first
     }
 
-    /// The first half of [`cancel`](Self::cancel): all is cancelled, no callback has run.
+    /// The first half of [`cancel_unless_retired`](Self::cancel_unless_retired): the subtree is cancelled, no callback
+    /// has run.
     pub(crate) fn mark(&self, kind: CancelKind, reason: Arc<str>) -> Marked {
-        let (_, called) = self.0.cancel(Cancelled::now(kind, reason), false);
-        Marked(called)
+        let why = Cancelled::now(kind, reason);
+        Marked(self.0.cancel(why, IfRetired::Nothing).1)
     }
 
-    /// The work of this token is done: neither its deadline nor a cancel from above reaches it any more, and its
-    /// callbacks are taken out, for the caller to drop. Of a token that is cancelled already nothing is taken.
+    /// Retires the token, since its work is done. From now on no deadline and no cancel from above reaches it, and its
+    /// callbacks are taken out, for the caller to drop. A token that is cancelled already keeps its callbacks: the
+    /// thread that cancelled it calls them.
     ///
-    /// What is below goes on: tokens that are there now are reached from above, and by its deadline, as if it were
-    /// not there between. Tokens that are made below it from now on may be reached by its own
-    /// [`cancel`](Self::cancel) only.
+    /// The tokens below go on: those that are there now are still reached by a cancel from above and by this token's
+    /// deadline. Tokens that are made below it from now on may be reached by its own [`cancel`](Self::cancel) only.
     pub(crate) fn retire(&self) -> Retired {
         self.0.retire()
     }
 
     /// Has `callback` called once, when this token is cancelled; at once, on this thread, if it is already.
     ///
-    /// It runs on the thread that cancels; where a deadline does, on a thread made for what that deadline calls.
-    /// It is called with no lock held and may do anything: ask, cancel or wait for any token, register more, stop
-    /// itself or others, block (which keeps those after it waiting), panic (which is caught).
+    /// It runs on the thread that cancels. Where a deadline cancels, it runs on a thread that calls the callbacks of all
+    /// deadlines, one after another; when a callback takes longer than a second, another thread calls those of the other
+    /// deadlines. It is called with no lock held and may do anything: ask, cancel or wait for any token, register more,
+    /// stop itself or others, block (which keeps those after it waiting), panic (which is caught).
     ///
     /// The token keeps the callback, and all it holds, until it is called or stopped or the token is dropped with
     /// all below it. A callback that holds its own token, and is neither called nor stopped, is never freed.
     pub fn on_cancel(&self, callback: impl FnOnce(&Cancelled) + Send + 'static) -> Registration {
         let mut state = self.0.state.lock();
-        let Some(why) = state.cancelled.clone().filter(|_| self.is_cancelled()) else {
+        let Some(why) = state.cancelled.clone() else {
             let ticket = state.ticket();
             state.callbacks.insert(ticket, Box::new(callback));
             return Registration {
@@ -232,7 +232,7 @@ impl CancelToken {
     fn armed(node: Arc<Node>) -> Result<Self, NoTimer> {
         if let Some(alarm) = node.alarm {
             if alarm.at() <= Instant::now() {
-                node.cancel(Cancelled::by_deadline(), true);
+                node.cancel(Cancelled::by_deadline(), IfRetired::PassOn);
             } else {
                 let due = Arc::downgrade(&node);
                 if !timer::arm(alarm, due) {
@@ -305,7 +305,18 @@ impl Registration {
     }
 }
 
-/// The callbacks of a token that was retired, to be dropped with no lock held.
+/// What a cancel does if the token that it is asked of is retired. A retired token further down passes every cancel on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IfRetired {
+    /// It is cancelled like any other: so does a user's own [`CancelToken::cancel`].
+    Cancel,
+    /// Nothing, neither to it nor below it: so does a cancel of its run.
+    Nothing,
+    /// It is not cancelled; those below it are: so does its deadline.
+    PassOn,
+}
+
+/// What a token had when it was retired, to be dropped with no lock held.
 #[must_use]
 pub(crate) struct Retired {
     _callbacks: BTreeMap<u64, Callback>,
@@ -357,8 +368,11 @@ struct Node {
 
 #[derive(Default)]
 struct State {
-    /// Why; of a retired token also what only passed it on its way down.
+    /// Why this token is cancelled.
     cancelled: Option<Cancelled>,
+    /// Why the tokens below are cancelled though this one was not: the first cancel that this token, being retired,
+    /// only passed on.
+    passed_on: Option<Cancelled>,
     retired: bool,
     /// It is in the list of the one above no more, nor with the timer.
     apart: bool,
@@ -374,6 +388,12 @@ impl State {
     fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets
+    }
+
+    /// Why the tokens below are cancelled, in this token's words. What was passed on comes first: nothing is passed on
+    /// by a token that is cancelled.
+    fn why_below(&self) -> Option<&Cancelled> {
+        self.passed_on.as_ref().or(self.cancelled.as_ref())
     }
 }
 
@@ -395,7 +415,7 @@ impl Node {
         let own = at.filter(|&at| above.is_none_or(|above| at < above));
         let mut child = Self::new(own.or(above), own);
         // In one lock with the list: a cancel comes before, and is seen here, or after, and finds the child there.
-        if let Some(why) = &state.cancelled {
+        if let Some(why) = state.why_below() {
             child.state = Mutex::new(State {
                 cancelled: Some(why.for_below()),
                 ..State::default()
@@ -414,11 +434,10 @@ impl Node {
     fn retire(&self) -> Retired {
         let mut state = self.state.lock();
         state.retired = true;
-        let callbacks = if self.cancelled.load(Ordering::Relaxed) {
-            // Whoever cancelled it calls them.
-            BTreeMap::new()
-        } else {
-            std::mem::take(&mut state.callbacks)
+        let callbacks = match state.cancelled {
+            // The thread that cancelled it calls them.
+            Some(_) => BTreeMap::new(),
+            None => std::mem::take(&mut state.callbacks),
         };
         // Who has tokens below stays, for their sake.
         state.apart = state.children.is_empty();
@@ -435,27 +454,38 @@ impl Node {
         }
     }
 
-    /// Cancels this node and all below it, and wakes who waits for them. Whether this call was the first to reach
-    /// this node, and the nodes that it was the first to reach and that have callbacks, the upper ones first. A
-    /// retired node only passes it on, unless it is this one and the cancel is `direct`.
+    /// Cancels this node and all below it, and wakes who waits for them. Returns whether this call was the first to
+    /// reach this node, and the nodes that it was the first to reach and that have callbacks, the upper ones first.
+    /// `if_retired` is about this node; a retired node below it passes the cancel on.
     ///
     /// A list of children is emptied only when all below are cancelled, so of two walks that meet each does what
     /// the other has not done yet, and neither returns before both are done.
     fn cancel(
         self: &Arc<Self>,
         why: Cancelled,
-        direct: bool,
+        mut if_retired: IfRetired,
     ) -> (bool, Vec<(Arc<Self>, Cancelled)>) {
         let (mut first, mut called, mut passed) = (false, Vec::new(), Vec::new());
         let mut ahead = VecDeque::from([(Arc::clone(self), why)]);
         while let Some((node, why)) = ahead.pop_front() {
             let mut state = node.state.lock();
-            let is_meant = !state.retired || direct && Arc::ptr_eq(&node, self);
-            let why = state.cancelled.get_or_insert(why).clone();
-            // Release: the partner is the Acquire load in `CancelToken::is_cancelled`.
-            let reached = is_meant && !node.cancelled.swap(true, Ordering::Release);
-            let below = state.children.values().filter_map(Weak::upgrade);
-            ahead.extend(below.map(|child| (child, why.for_below())));
+            // This node is the first of the walk.
+            let here = std::mem::replace(&mut if_retired, IfRetired::PassOn);
+            if state.retired && here == IfRetired::Nothing {
+                return (false, called);
+            }
+            let is_passed_on = state.retired && here == IfRetired::PassOn;
+            let reached = !is_passed_on && state.cancelled.is_none();
+            if reached {
+                state.cancelled = Some(why.clone());
+                // Release: the partner is the Acquire load in `CancelToken::is_cancelled`.
+                node.cancelled.store(true, Ordering::Release);
+            } else if state.why_below().is_none() {
+                state.passed_on = Some(why.clone());
+            }
+            let below = state.why_below().unwrap_or(&why).for_below();
+            let children = state.children.values().filter_map(Weak::upgrade);
+            ahead.extend(children.map(|child| (child, below.clone())));
             let has_children = !state.children.is_empty();
             let has_callbacks = !state.callbacks.is_empty();
             drop(state);
@@ -499,19 +529,12 @@ impl Node {
 }
 
 impl Due for Node {
-    /// Cancels here and calls back on another thread: one that blocks must not hold up others' deadlines.
+    /// Cancels here, and has the callbacks called, and dropped, in the background: one that blocks must not delay other
+    /// deadlines.
     fn due(self: Arc<Self>) {
-        let (_, called) = self.cancel(Cancelled::by_deadline(), false);
-        if called.is_empty() {
-            return;
-        }
-        let called = Arc::new(called);
-        let there = Arc::clone(&called);
-        let calling = thread::Builder::new()
-            .name("llm-on-cancel".into())
-            .spawn(move || call_all(&there));
-        if calling.is_err() {
-            call_all(&called);
+        let (_, called) = self.cancel(Cancelled::by_deadline(), IfRetired::PassOn);
+        if !called.is_empty() {
+            background::run(Box::new(move || call_all(&called)));
         }
     }
 }
@@ -791,6 +814,45 @@ mod tests {
             (kind(&below), kind(&done)),
             (Some(CancelKind::Parent), None)
         );
+    }
+
+    /// A direct cancel of a retired token that has only passed another one on is reported with its own reason; the tokens
+    /// below keep the reason that was passed on, and children made later get that too.
+    #[test]
+    fn retired_tokens_tell_their_own_reason() {
+        let top = CancelToken::new();
+        let done = top.child();
+        let below = done.child();
+        drop(done.retire());
+        top.cancel(CancelKind::Shutdown, "passed on");
+        assert_eq!(done.cancelled(), None);
+        let (sender, calls) = mpsc::channel();
+        done.on_cancel(move |why| sender.send(why.clone()).unwrap());
+        assert!(done.cancel(CancelKind::User, "its own"));
+        let why = done.cancelled().unwrap();
+        assert_eq!((why.kind, &*why.reason), (CancelKind::User, "its own"));
+        assert_eq!(calls.try_iter().collect::<Vec<_>>(), [why]);
+        for below in [below, done.child()] {
+            let why = below.cancelled().unwrap();
+            assert_eq!((why.kind, &*why.reason), (CancelKind::Parent, "passed on"));
+        }
+    }
+
+    /// `cancel_unless_retired` and `mark` of a retired token do nothing, also below it; a cancel that came before stays.
+    #[test]
+    fn retired_tokens_refuse_a_late_cancel() {
+        let done = CancelToken::new();
+        let below = done.child();
+        drop(done.retire());
+        assert!(!done.cancel_unless_retired(CancelKind::User, ""));
+        done.mark(CancelKind::Shutdown, "".into()).call();
+        assert!(!done.is_cancelled() && !below.is_cancelled());
+        assert!(!done.child().is_cancelled());
+
+        let done = CancelToken::new();
+        assert!(done.cancel_unless_retired(CancelKind::Disconnect, "in time"));
+        drop(done.retire());
+        assert_eq!(kind(&done), Some(CancelKind::Disconnect));
     }
 
     /// A token that is cancelled keeps its callbacks when it retires: whoever cancelled it calls them.

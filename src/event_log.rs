@@ -6,11 +6,13 @@
 use crate::event::{EventId, Word};
 use crate::frame::{Body, Frame, Head};
 use crate::run_id::RunId;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::subscription::Cursor;
+use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How much a log holds; the oldest events make room for new ones.
@@ -31,6 +33,25 @@ impl Default for Limits {
     }
 }
 
+impl From<usize> for Limits {
+    /// So many events, of any size.
+    fn from(events: usize) -> Self {
+        Self {
+            events,
+            bytes: usize::MAX,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn at_least_one(self) -> Self {
+        Self {
+            events: self.events.max(1),
+            ..self
+        }
+    }
+}
+
 /// The log has its terminal event: nothing comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended;
@@ -43,10 +64,8 @@ impl fmt::Display for Ended {
 
 impl std::error::Error for Ended {}
 
-/// What is called with every frame as it is appended, in the log's order.
-///
-/// Under the log's lock: it must not block, call into the log, or run anybody else's code.
-pub type Tap = Box<dyn Fn(&Arc<Frame>) + Send + Sync>;
+/// Called after each append, with no lock held; the argument tells whether the event was the terminal one.
+pub(crate) type Notify = Box<dyn Fn(bool) + Send + Sync>;
 
 /// What an asynchronous reader leaves to be woken by, once, on the thread that appends, with no lock held.
 pub type Wake = Box<dyn FnOnce() + Send>;
@@ -61,7 +80,61 @@ pub struct EventLog {
     /// A subscription that producers wait for has read on, or is gone.
     read: Condvar,
     limits: Limits,
-    tap: Option<Tap>,
+    /// The bytes of the encoded events that are held. Stored under the lock; relaxed, no partner: a figure.
+    held_bytes: AtomicU64,
+    notify: Option<Notify>,
+}
+
+/// What a log holds of a run's own life: its first event, if that is a lifecycle event, and its terminal event.
+#[derive(Clone)]
+pub(crate) struct Outline {
+    head: Head,
+    first: Option<Arc<Frame>>,
+    last: Arc<Frame>,
+}
+
+impl Outline {
+    pub(crate) fn first_sequence(&self) -> Option<u64> {
+        self.first.as_ref().map(|frame| frame.sequence())
+    }
+
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.last.sequence()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        let first = self.first.as_ref().map_or(0, |frame| frame.len());
+        (first + self.last.len()) as u64
+    }
+
+    /// These events for a reader that has read up to `sequence`, with a gap event for what is missing between them.
+    pub(crate) fn after(mut self, sequence: u64) -> Vec<Arc<Frame>> {
+        let mut frames: Vec<_> = self
+            .first
+            .into_iter()
+            .filter(|frame| frame.sequence() > sequence)
+            .collect();
+        let read = frames.last().map_or(sequence, |frame| frame.sequence());
+        let end = self.last.id();
+        let lost = end.sequence.saturating_sub(read + 1);
+        if lost > 0 {
+            let gap = self.head.gap(end.ms, &read.to_string(), Some(end), lost);
+            frames.push(Arc::new(gap));
+        }
+        if end.sequence > read {
+            frames.push(self.last);
+        }
+        frames
+    }
+}
+
+/// What was read for a cursor.
+pub(crate) struct ReadAt {
+    pub(crate) frames: Vec<Arc<Frame>>,
+    /// How many events the log had let go of before.
+    pub(crate) lost: u64,
+    /// Whether the terminal event is among the frames, or was read before.
+    pub(crate) is_end: bool,
 }
 
 /// The place of a subscription that producers wait for.
@@ -97,8 +170,24 @@ pub(crate) struct State {
     /// Where the subscriptions are that producers wait for.
     pub(crate) awaited: Vec<Awaited>,
     pub(crate) next_subscription: u64,
+    /// The subscriptions that are open, and the sequence number that each reads next.
+    pub(crate) readers: FxHashMap<u64, u64>,
+    for_whom: For,
+    /// How many sinks have still to read the log, though its run has ended.
+    holds: usize,
     /// Nobody is waited for any more: the run was asked to stop.
     is_hurried: bool,
+}
+
+/// Whom an ended run's log holds its events for, sinks aside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// For whoever finds the run.
+    Anybody,
+    /// The run cannot be found any more: for the subscriptions that are open.
+    Readers,
+    /// These are beyond a bound: for nobody.
+    Nobody,
 }
 
 /// Milliseconds since 1970.
@@ -169,7 +258,7 @@ impl State {
     }
 
     /// Appends, at `ms` by the clock.
-    fn push(&mut self, ms: u64, body: &Body, limits: Limits, tap: Option<&Tap>) -> EventId {
+    fn push(&mut self, ms: u64, body: &Body, limits: Limits) -> EventId {
         self.last_ms = ms.max(self.last_ms);
         self.first_ms.get_or_insert(self.last_ms);
         let terminal = body.word().is_terminal();
@@ -186,11 +275,27 @@ impl State {
         self.ended = terminal;
         let id = frame.id();
         self.held.push_back(frame);
-        // Last: one that panics finds the log as it leaves it.
-        if let (Some(tap), Some(frame)) = (tap, self.held.back()) {
-            tap(frame);
-        }
         id
+    }
+
+    /// How many events the slowest open subscription has not read.
+    fn lag(&self) -> u64 {
+        let slowest = self.readers.values().min();
+        slowest.map_or(0, |next| self.next.saturating_sub(*next))
+    }
+
+    /// Lets go of what every open subscription has read, if nobody else can come: the terminal event stays. `by` is where the
+    /// reader was that has read on.
+    pub(crate) fn drop_what_was_read(&mut self, by: u64) {
+        // Only the slowest reader leaves anything behind when it reads on.
+        if self.for_whom == For::Anybody || self.holds > 0 || by > self.oldest() {
+            return;
+        }
+        let slowest = self.readers.values().min().copied();
+        let end = slowest.unwrap_or(self.next).min(self.next - 1);
+        while self.oldest() < end {
+            self.drop_oldest();
+        }
     }
 
     fn drop_oldest(&mut self) {
@@ -206,31 +311,31 @@ impl State {
 
 impl EventLog {
     /// An empty log of the run `run_id`.
-    pub fn new(run_id: &RunId, limits: Limits, tap: Option<Tap>) -> Arc<Self> {
-        Self::make(run_id, limits, tap, None, 0)
+    pub fn new(run_id: &RunId, limits: Limits) -> Arc<Self> {
+        Self::make(run_id, limits, None, 0, |_| None)
     }
 
     /// An empty log whose first event will be `opening`, appended by [`open`](Self::open) or together with the first
     /// event that anybody appends; only a first event that is `lifecycle.cancelled` takes its place. No event is older
-    /// than `earliest`, in milliseconds.
+    /// than `earliest`, in milliseconds. `notify` makes what is called after each append.
     pub(crate) fn unopened(
         run_id: &RunId,
         limits: Limits,
-        tap: Option<Tap>,
         opening: Body,
         earliest: u64,
+        notify: impl FnOnce(&Weak<Self>) -> Option<Notify>,
     ) -> Arc<Self> {
-        Self::make(run_id, limits, tap, Some(opening), earliest)
+        Self::make(run_id, limits, Some(opening), earliest, notify)
     }
 
     fn make(
         run_id: &RunId,
         limits: Limits,
-        tap: Option<Tap>,
         opening: Option<Body>,
         last_ms: u64,
+        notify: impl FnOnce(&Weak<Self>) -> Option<Notify>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
             state: Mutex::new(State {
                 head: Head::new(run_id),
                 held: VecDeque::new(),
@@ -246,12 +351,16 @@ impl EventLog {
                 wakes: Vec::new(),
                 awaited: Vec::new(),
                 next_subscription: 0,
+                readers: FxHashMap::default(),
+                for_whom: For::Anybody,
+                holds: 0,
                 is_hurried: false,
             }),
             appended: Condvar::new(),
             read: Condvar::new(),
             limits,
-            tap,
+            held_bytes: AtomicU64::new(0),
+            notify: notify(this),
         })
     }
 
@@ -363,17 +472,20 @@ impl EventLog {
         before: impl FnOnce() -> A,
     ) -> (EventId, R) {
         let after = before();
-        let tap = self.tap.as_ref();
         if let Some(opening) = state.opening.take()
             && body.word() != Word::CANCELLED
         {
-            state.push(ms, &opening, self.limits, tap);
+            state.push(ms, &opening, self.limits);
         }
-        let id = state.push(ms, body, self.limits, tap);
+        let id = state.push(ms, body, self.limits);
+        self.note_bytes(&state);
         let ended = state.ended;
         let waiting = state.waiting > 0;
         let wakes = std::mem::take(&mut state.wakes);
         drop(state);
+        if let Some(notify) = &self.notify {
+            notify(ended);
+        }
         let kept = after();
         // Outside the lock: who wakes up needs it, and a wake is somebody else's code.
         if waiting {
@@ -415,6 +527,96 @@ impl EventLog {
         true
     }
 
+    /// The sequence number of the latest event; 0 if there is none.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.state.lock().next - 1
+    }
+
+    /// The bytes of the encoded events that the log holds. Does not block.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    fn note_bytes(&self, state: &State) {
+        let pinned = state.pinned.as_ref().map_or(0, |frame| frame.len());
+        let bytes = (state.bytes + pinned) as u64;
+        self.held_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How many subscriptions are open, and how many events the slowest of them has not read.
+    pub(crate) fn readers(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.readers.len(), state.lag())
+    }
+
+    /// Reads for a cursor that the log does not know; at most `most`, but one event at least, if there is one.
+    pub(crate) fn read_at(&self, cursor: &mut Cursor, most: Limits) -> ReadAt {
+        let mut state = self.state.lock();
+        let (frames, lost) = cursor.take(&mut state, most);
+        ReadAt {
+            frames,
+            lost,
+            is_end: state.ended && cursor.next() >= state.next,
+        }
+    }
+
+    /// The lifecycle events of an ended run.
+    pub(crate) fn outline(&self) -> Outline {
+        let state = self.state.lock();
+        let last = state.held.back().cloned();
+        let last = last.expect("it has ended: the terminal event is held");
+        let first = state.pinned.as_ref().or(state.held.front());
+        let is_first = |frame: &&Arc<Frame>| frame.is_lifecycle() && frame.sequence() == 1;
+        Outline {
+            head: state.head.clone(),
+            first: first
+                .filter(is_first)
+                .filter(|first| !Arc::ptr_eq(first, &last))
+                .cloned(),
+            last,
+        }
+    }
+
+    /// Nobody can find the log any more: from now on it holds only what an open subscription has still to read. Returns
+    /// whether there is one.
+    pub(crate) fn forget(&self) -> bool {
+        let mut state = self.state.lock();
+        state.for_whom = For::Readers;
+        state.drop_what_was_read(0);
+        self.note_bytes(&state);
+        !state.readers.is_empty()
+    }
+
+    /// A sink has still to read the log: being forgotten takes nothing from it.
+    pub(crate) fn hold(&self) {
+        self.state.lock().holds += 1;
+    }
+
+    /// A sink that has held the log has read it, or given it up.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.state.lock();
+        state.holds -= 1;
+        self.was_read_up_to(&mut state, 0);
+        self.shed_if_unheld(&mut state);
+    }
+
+    /// Lets go of all but the lifecycle events, whoever has still to read them; but not before the sinks have.
+    pub(crate) fn shed(&self) {
+        let mut state = self.state.lock();
+        state.for_whom = For::Nobody;
+        self.shed_if_unheld(&mut state);
+    }
+
+    fn shed_if_unheld(&self, state: &mut State) {
+        if state.for_whom != For::Nobody || state.holds > 0 {
+            return;
+        }
+        while state.held.len() > 1 {
+            state.drop_oldest();
+        }
+        self.note_bytes(state);
+    }
+
     /// The id of the latest event.
     pub fn last_id(&self) -> Option<EventId> {
         self.state.lock().held.back().map(|frame| frame.id())
@@ -445,6 +647,14 @@ impl EventLog {
 
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
         self.state.try_lock()
+    }
+
+    /// A subscription has read on, or is gone: what nobody else has to read may go.
+    pub(crate) fn was_read_up_to(&self, state: &mut State, from: u64) {
+        if state.for_whom != For::Anybody {
+            state.drop_what_was_read(from);
+            self.note_bytes(state);
+        }
     }
 
     /// Waits until something is appended, at most until `end`; it may come back for no reason.

@@ -40,14 +40,18 @@
 //!   what came or went meanwhile.
 
 mod annotations;
+mod background;
 mod cancel;
 mod cancelled;
 mod event;
 mod event_log;
+mod finished;
+mod fork;
 mod frame;
 pub mod json;
-mod ndjson;
 mod object;
+#[cfg(not(loom))]
+mod per_process;
 mod registry;
 mod run;
 mod run_id;
@@ -69,14 +73,14 @@ pub use cancelled::{CancelKind, Cancelled, UnknownCancelKind};
 pub use event::{
     Action, Category, Event, EventId, InvalidEventId, Payload, Source, UnknownWord, Word,
 };
-pub use event_log::{Ended, EventLog, Limits, Tap, Wake};
+pub use event_log::{Ended, EventLog, Limits, Wake};
+pub use fork::after_fork_in_child;
 pub use frame::{Body, Frame, Head, Prelude, coalesce};
-pub use ndjson::NdjsonFile;
 pub use registry::{Registry, Unregistered};
-pub use run::{Run, RunState, Scope, Times};
+pub use run::{LogView, Run, RunState, Scope, Times};
 pub use run_id::RunId;
-pub use runs::{Opening, Options, Runs};
-pub use sink::{Outlet, Sink, SinkStats};
+pub use runs::{Opening, Runs};
+pub use sink::{Batch, Followed, Hold, NdjsonFile, Refused, Sink, SinkHandle, SinkStats};
 pub use stats::{Counters, Stats};
 pub use subscription::{Closer, Lagged, Overflow, Read, Start, Subscription};
-pub use table::{OpenError, RunsStats};
+pub use table::{OpenError, Options, ReaderStats, RunsStats};

@@ -5,7 +5,7 @@ use crate::cancel::{CancelToken, Retired};
 use crate::cancelled::{CancelKind, Cancelled};
 use crate::event::{Action, EventId, Word};
 use crate::event_log::{Ended, EventLog};
-use crate::frame::Body;
+use crate::frame::{Body, Frame};
 use crate::object::Object;
 use crate::run_id::RunId;
 use crate::subscription::{Overflow, Start, Subscription};
@@ -63,15 +63,63 @@ pub struct Times {
 
 /// The table that a run is in, if it is still there.
 pub(crate) trait Home: Send + Sync {
-    /// The run ends: from now on it is live no more. Called under its log's lock; gives back the run in whose place it comes
-    /// among the finished ones, to be dropped with no lock held.
-    fn has_ended(&self, run: &Run) -> Option<Arc<Run>>;
+    /// The run ends: from now on it is not live. Called under its log's lock. Returns None if the run is not live here.
+    fn leave(&self, run: &Run) -> Option<Left>;
 
-    /// Called after that, with no lock held; gives back the finished runs that have to go.
-    fn after_end(&self) -> Vec<Arc<Run>>;
+    /// Called after `leave`, once the terminal event is in the log and the sinks know of it, with no lock held. Returns the
+    /// finished runs that are forgotten by now.
+    fn settle(&self, run: &Run) -> Vec<Arc<Run>>;
 
     /// An event was refused, since the run had ended. Called with no lock held.
     fn was_late(&self);
+}
+
+/// What a table returns of a run that leaves the live ones. Dropped with no lock held.
+#[derive(Default)]
+pub(crate) struct Left {
+    /// The finished run of the same id, which this one replaces.
+    #[expect(dead_code, reason = "kept to be dropped with no lock held")]
+    pub(crate) replaced: Option<Arc<Run>>,
+    /// The live runs that are part of this one, and end with it.
+    pub(crate) children: Vec<Arc<Run>>,
+}
+
+/// What a run's log has told: to be read, not to be written.
+///
+/// To follow the events as they come, see [`Run::subscribe`].
+#[derive(Clone, Copy, Debug)]
+pub struct LogView<'a>(&'a EventLog);
+
+impl LogView<'_> {
+    /// The terminal event, once it is appended.
+    pub fn terminal(self) -> Option<Arc<Frame>> {
+        self.0.terminal()
+    }
+
+    /// The id of the latest event.
+    pub fn last_id(self) -> Option<EventId> {
+        self.0.last_id()
+    }
+
+    /// How many events the log's readers were told to have lost, by gaps. An event that several lost counts for each.
+    pub fn lost(self) -> u64 {
+        self.0.lost()
+    }
+
+    /// How many events were appended, and how many of them are held.
+    pub fn len(self) -> (u64, usize) {
+        self.0.len()
+    }
+
+    /// Whether nothing was appended yet.
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The bytes of the encoded events that are held. Does not block.
+    pub fn held_bytes(self) -> u64 {
+        self.0.held_bytes()
+    }
 }
 
 /// One run: its log, its token, its end. Shared as `Arc<Run>`; all methods may be called from any thread.
@@ -88,7 +136,8 @@ pub struct Run {
     generation: u64,
     /// Greater than that of every run that was opened before it in the same table.
     number: u64,
-    parent: Option<RunId>,
+    opened_at: SystemTime,
+    parent: Option<Parent>,
     token: CancelToken,
     log: Arc<EventLog>,
     /// False once the log has its first event: the same for who wants no lock.
@@ -118,7 +167,7 @@ impl Run {
     pub(crate) fn new(
         id: RunId,
         (generation, number): (u64, u64),
-        parent: Option<RunId>,
+        parent: Option<Parent>,
         token: CancelToken,
         log: Arc<EventLog>,
         home: Weak<dyn Home>,
@@ -127,6 +176,7 @@ impl Run {
             id,
             generation,
             number,
+            opened_at: SystemTime::now(),
             parent,
             token,
             log,
@@ -171,20 +221,36 @@ impl Run {
 
     /// The run that it is a part of.
     pub fn parent(&self) -> Option<&RunId> {
-        self.parent.as_ref()
+        self.parent.as_ref().map(|parent| &parent.id)
+    }
+
+    /// The number of the live run with whose end this one is cancelled.
+    pub(crate) fn ends_with(&self) -> Option<u64> {
+        let parent = self.parent.as_ref()?;
+        (!parent.is_detached).then_some(parent.number)
+    }
+
+    /// When the run was opened, by the system's clock.
+    pub fn opened_at(&self) -> SystemTime {
+        self.opened_at
     }
 
     /// The token that is cancelled when the run is to stop: hand out children of it.
     ///
     /// After the end of the run neither its deadline nor a cancel of its parent reaches the token, and its callbacks are
-    /// dropped. The tokens below it, and so the runs that are part of it, are still reached by these. What the token
-    /// itself is told to do, it does.
+    /// dropped. The tokens below it, and so the [detached](crate::Opening::detached) runs that are part of it, are still
+    /// reached by these. A cancel of the token itself still cancels it.
     pub fn token(&self) -> &CancelToken {
         &self.token
     }
 
-    /// The run's events. To read them: what is appended here and not through the run does not end it.
-    pub fn log(&self) -> &Arc<EventLog> {
+    /// What the run's log has told so far.
+    pub fn log(&self) -> LogView<'_> {
+        LogView(&self.log)
+    }
+
+    /// The log itself, for the table.
+    pub(crate) fn event_log(&self) -> &Arc<EventLog> {
         &self.log
     }
 
@@ -309,7 +375,7 @@ impl Run {
 
     /// Asks the run, and all that is below it, to stop; whether this was the first to ask.
     ///
-    /// A run that has not started ends by it. One that has ended is not asked any more.
+    /// A run that has not started ends by it. One that has ended is not asked any more, and neither is what is below it.
     pub fn cancel(&self, kind: CancelKind, reason: &str) -> bool {
         let has_ended = self.log.stage().1.is_some();
         !has_ended && self.token.cancel_unless_retired(kind, reason)
@@ -324,15 +390,16 @@ impl Run {
     /// the end, such as what has been used up. What is no object becomes `{"annotation": …}`.
     ///
     /// Of two fields of one name the later stays, and that which comes with the end in any case. An event that is
-    /// [emitted](Self::emit) as terminal is as it is. False, and counted as [late](crate::RunsStats::late), if the run ends
+    /// [emitted](Self::emit) as terminal is as it is. All annotations of a run together hold at most 64 KiB of JSON. False, and counted as [late](crate::RunsStats::late), if the run ends
     /// or has ended: so it is for callbacks of the cancel that ends a pending run, and of a shutdown. Does not block.
     ///
     /// # Errors
     ///
-    /// What `fields` have against being JSON.
+    /// What `fields` have against being JSON, or that they do not fit: then none of them is added.
     pub fn annotate(&self, fields: &(impl Serialize + ?Sized)) -> serde_json::Result<bool> {
         let fields = Object::encode(fields, "annotation")?;
         let is_added = self.annotations.lock().add(&fields);
+        let is_added = is_added.map_err(serde::ser::Error::custom)?;
         if !is_added {
             self.was_late();
         }
@@ -404,7 +471,7 @@ impl Run {
         let why = self.token.cancelled();
         let body = match &why {
             Some(why) => self.cancelled(why, data),
-            None => lifecycle(word, self.parent.as_ref(), self.annotated(data)),
+            None => lifecycle(word, self.parent(), self.annotated(data)),
         };
         self.end(&body, why.as_ref()).is_ok()
     }
@@ -413,7 +480,10 @@ impl Run {
     fn end_unstarted(&self, why: &Cancelled) {
         // Made only where it is the end: to make it closes the annotations.
         let body = || self.cancelled(why, Object::empty());
-        self.log.append_unopened(body, || self.leave(Some(why)));
+        let ended = self.log.append_unopened(body, || self.leave(Some(why)));
+        if let Some((_, released)) = ended {
+            released.cancel_children(&self.id);
+        }
     }
 
     fn cancelled(&self, why: &Cancelled, data: Object) -> Body {
@@ -421,7 +491,7 @@ impl Run {
             ("kind", text(why.kind.as_str())),
             ("reason", text(&why.reason)),
         ]);
-        lifecycle(Word::CANCELLED, self.parent.as_ref(), data)
+        lifecycle(Word::CANCELLED, self.parent(), data)
     }
 
     /// Fields of the terminal event, and the annotations before them.
@@ -434,7 +504,8 @@ impl Run {
     }
 
     fn end(&self, body: &Body, why: Option<&Cancelled>) -> Result<EventId, Ended> {
-        let (id, _released) = self.log.append_with(body, || self.leave(why))?;
+        let (id, released) = self.log.append_with(body, || self.leave(why))?;
+        released.cancel_children(&self.id);
         Ok(id)
     }
 
@@ -443,17 +514,21 @@ impl Run {
     fn leave(&self, why: Option<&Cancelled>) -> impl FnOnce() -> Released {
         self.asked.get_or_init(|| why.map(|why| why.requested_at));
         let home = self.home.upgrade();
-        let replaced = home.as_ref().and_then(|home| home.has_ended(self));
+        let left = home.as_ref().and_then(|home| home.leave(self));
         // After the table knows: what is opened below a live run hangs below its token.
         let retired = self.token.retire();
         move || {
             // Release: who sees it finds the last event in the log.
             self.unstarted.store(false, Ordering::Release);
             *self.annotations.lock() = Annotations::GONE;
+            let forgotten = match (&left, home) {
+                (Some(_), Some(home)) => home.settle(self),
+                _ => Vec::new(),
+            };
             Released {
                 _retired: retired,
-                _replaced: replaced,
-                _expired: home.map(|home| home.after_end()),
+                left: left.unwrap_or_default(),
+                _forgotten: forgotten,
             }
         }
     }
@@ -482,8 +557,27 @@ impl Drop for Run {
 #[must_use]
 struct Released {
     _retired: Retired,
-    _replaced: Option<Arc<Run>>,
-    _expired: Option<Vec<Arc<Run>>>,
+    left: Left,
+    _forgotten: Vec<Arc<Run>>,
+}
+
+impl Released {
+    /// Cancels the live runs that were part of the run `ended`. Their tokens' callbacks run here.
+    fn cancel_children(self, ended: &RunId) {
+        for child in &self.left.children {
+            let reason = format!("the parent run {ended} has ended");
+            child.cancel(CancelKind::Parent, &reason);
+        }
+    }
+}
+
+/// The live run that another one is a part of.
+#[derive(Clone, Debug)]
+pub(crate) struct Parent {
+    pub(crate) id: RunId,
+    pub(crate) number: u64,
+    /// Whether the other run goes on after this one's end.
+    pub(crate) is_detached: bool,
 }
 
 /// The body of a lifecycle event: in a run that is part of another, the data name that one.

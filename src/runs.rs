@@ -3,45 +3,26 @@
 use crate::cancel::{CancelToken, NoTimer};
 use crate::cancelled::CancelKind;
 use crate::event::Word;
-use crate::event_log::{EventLog, Limits, Tap};
+use crate::event_log::EventLog;
 use crate::object::Object;
-use crate::run::{Home, Run, lifecycle};
+use crate::run::{Home, Parent, Run, lifecycle};
 use crate::run_id::RunId;
-use crate::sink::{Feed, Outlet, SinkStats};
+use crate::sink::{Shared, SinkHandle, notify};
 use crate::sync::Mutex;
-use crate::table::{OpenError, RunsStats, Table};
+use crate::table::{OpenError, Options, ReaderStats, RunsStats, Table};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-/// How much a table remembers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// How much each run's log holds.
-    pub limits: Limits,
-    /// How long a finished run can still be found and read. When the time is over it goes, whether or not anybody looks:
-    /// the thread that watches deadlines also watches for this.
-    pub grace: Duration,
-    /// How many finished runs can be found at most; the one that ended first goes first.
-    pub finished: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            grace: Duration::from_secs(300),
-            finished: 1_000,
-        }
-    }
-}
 
 /// How a run is opened. `Opening::default()` is a run of its own without a deadline, that starts at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opening<'a> {
     /// The live run that it is to be a part of: this one, not a later one of the same id.
     pub parent: Option<&'a Arc<Run>>,
+    /// Whether it goes on after its parent's end, which otherwise cancels it, as [`CancelKind::Parent`]. A cancel of the
+    /// live parent reaches it all the same.
+    pub detached: bool,
     /// When it is cancelled, unless it has ended.
     pub deadline: Option<Instant>,
     /// The data of its `lifecycle.started`, to which `parent_run_id` is added. What is no object becomes
@@ -51,15 +32,34 @@ pub struct Opening<'a> {
     pub pending: bool,
 }
 
-/// The sinks, and what the next run's log gets of them.
+/// The sinks, and what the next run's log tells of its events.
 #[derive(Default)]
 struct Sinks {
-    outlets: Vec<Outlet>,
-    feeds: Arc<[Feed]>,
+    handles: Vec<SinkHandle>,
+    shared: Arc<[Arc<Shared>]>,
+}
+
+impl Sinks {
+    fn share(&mut self) {
+        self.shared = self.handles.iter().map(SinkHandle::shared).collect();
+    }
+}
+
+/// How long sinks are waited for when the last handle of a table is dropped.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Drop for Sinks {
+    fn drop(&mut self) {
+        // Also those of which somebody keeps a handle.
+        let end = Instant::now().checked_add(PATIENCE);
+        let stopping: Vec<_> = self.handles.iter().map(|sink| sink.stop(end)).collect();
+        for sink in &stopping {
+            sink.wait();
+        }
+    }
 }
 
 struct Inner {
-    limits: Limits,
     /// Before the sinks, so that the last words of runs that go with it are written.
     table: Arc<Table>,
     /// Protects the list of the sinks. Under it: list operations; nobody waits for a sink under it.
@@ -67,7 +67,7 @@ struct Inner {
 }
 
 /// The runs of a process, or of a part of it. Cloning it gives another handle of the same table; all methods may be
-/// called from any thread. Dropping the last handle abandons the live runs and waits for the sinks.
+/// called from any thread. Dropping the last handle abandons the live runs and waits for the sinks, five seconds at most.
 ///
 /// In the child of a fork a lock of the table may be held by a thread that is not there, and the sinks' threads are
 /// not there either. A host that forks puts a new table in the place of its old one there, and gives the old one to
@@ -78,8 +78,9 @@ pub struct Runs(Arc<Inner>);
 
 impl fmt::Debug for Runs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stats = self.0.table.stats_as_is();
-        f.debug_tuple("Runs").field(&stats).finish()
+        f.debug_struct("Runs")
+            .field("live", &self.0.table.try_len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,10 +94,20 @@ impl Runs {
     /// An empty table.
     pub fn new(options: Options) -> Self {
         Self(Arc::new(Inner {
-            limits: options.limits,
-            table: Table::new(options.grace, options.finished),
+            table: Table::new(options),
             sinks: Mutex::default(),
         }))
+    }
+
+    /// How much the table keeps.
+    pub fn options(&self) -> Options {
+        self.0.table.options()
+    }
+
+    /// Changes how much the table keeps. What is beyond the new bounds is forgotten at once. The logs of runs that were
+    /// opened before keep their limits.
+    pub fn configure(&self, options: Options) {
+        self.0.table.configure(options);
     }
 
     /// Opens a run: its first event, `lifecycle.started`, is in its log before any other.
@@ -115,7 +126,8 @@ impl Runs {
             Object::encode(data, "data").expect("it is JSON")
         });
         let reserved = self.0.table.reserve(&id, opening.parent)?;
-        let above = reserved.parent.as_ref().map(|run| run.token());
+        let parent = reserved.parent.clone();
+        let above = parent.as_ref().map(|run| run.token());
         let token = match (above, opening.deadline) {
             (None, None) => Ok(CancelToken::new()),
             (None, Some(deadline)) => CancelToken::try_with_deadline(deadline),
@@ -123,34 +135,43 @@ impl Runs {
             (Some(above), Some(deadline)) => above.try_child_with_deadline(deadline),
         };
         let token = token.map_err(|NoTimer| OpenError::NoTimer)?;
-        if let (Some(above), Some(parent)) = (above, opening.parent)
+        if let (Some(above), Some(parent)) = (above, &parent)
             && token
                 .cancelled()
                 .is_some_and(|why| why.kind == CancelKind::Parent)
         {
-            let why = above.cancelled().expect("a child of it is");
-            return Err(OpenError::ParentCancelled(parent.id().clone(), why));
+            let parent = parent.id().clone();
+            return Err(match above.cancelled() {
+                Some(why) => OpenError::ParentCancelled(parent, why),
+                // The parent has ended meanwhile, and its token passes on the cancel of a run above it.
+                None => OpenError::NoParent(parent),
+            });
         }
         let before = reserved.before.as_ref();
         // A clock that went back must not give out ids of the generation before again.
         let earliest = before.and_then(|run| run.log().last_id());
+        let generation = before.map_or(1, |run| run.generation() + 1);
+        let sinks = Arc::clone(&self.0.sinks.lock().shared);
         let log = EventLog::unopened(
             &id,
-            self.0.limits,
-            self.tap(),
+            reserved.limits,
             lifecycle(
                 Word::STARTED,
-                opening.parent.map(|parent| parent.id()),
+                parent.as_ref().map(|parent| parent.id()),
                 data,
             ),
             earliest.map_or(0, |id| id.ms + 1),
+            |log| notify(&sinks, (&id, generation, reserved.number), log),
         );
-        let generation = before.map_or(1, |run| run.generation() + 1);
         let home: Weak<dyn Home> = Arc::downgrade(&self.0.table) as _;
         let run = Run::new(
             id,
             (generation, reserved.number),
-            opening.parent.map(|parent| parent.id().clone()),
+            parent.map(|parent| Parent {
+                id: parent.id().clone(),
+                number: parent.number(),
+                is_detached: opening.detached,
+            }),
             token,
             log,
             home,
@@ -199,12 +220,12 @@ impl Runs {
         self.live(id).is_some_and(|run| run.cancel(kind, reason))
     }
 
-    /// Asks every live run to stop, ends each with its terminal event, lets none be opened any more, and waits until
-    /// the sinks have written what they were offered, at most for `patience` in all. Whether they have.
+    /// Asks every live run to stop, ends each with its terminal event, lets none be opened any more, and stops the sinks
+    /// once they have taken every event, at most after `patience` in all. Returns true if they have in time.
     ///
-    /// First every run is asked and has its end, then the tokens' callbacks run, on this thread: one that blocks keeps
-    /// this call from returning, and no run from ending. A sink that has not written all in time goes on by itself, and
-    /// nobody waits for it again but the next call of this.
+    /// First every run is asked and has its end, then the tokens' callbacks run, on this thread: a callback that blocks keeps
+    /// this call from returning, but no run from ending. What a sink has not taken in time counts as dropped. A call of a
+    /// sink that does not return is left to itself.
     pub fn shutdown(&self, reason: &str, patience: Duration) -> bool {
         let mut live = self.0.table.shut();
         // A run before its parent, whose cancel would reach it in the parent's name.
@@ -218,21 +239,32 @@ impl Runs {
         for run in &live {
             run.finish_cancelled();
         }
-        // All that they will ever be offered is there.
+        let end = Instant::now().checked_add(patience);
+        // A run that another thread is ending is live no more, and its terminal event may still be on its way.
+        self.0.table.wait_until_settled(end);
+        // All that the sinks will ever be told they have been told.
         let stopping: Vec<_> = {
-            let mut sinks = self.0.sinks.lock();
-            sinks.outlets.iter_mut().map(Outlet::stop).collect()
+            let sinks = self.0.sinks.lock();
+            sinks.handles.iter().map(|sink| sink.stop(end)).collect()
         };
         for mark in marks {
             mark.call();
         }
-        let end = Instant::now().checked_add(patience);
-        let all = stopping.iter().all(|sink| sink.wait_until(end));
-        if !all {
-            let mut sinks = self.0.sinks.lock();
-            sinks.outlets.iter_mut().for_each(Outlet::detach);
-        }
-        all
+        // All of them: a sink that is late must not keep another from being waited for.
+        let late = stopping.iter().filter(|sink| !sink.wait());
+        late.count() == 0
+    }
+
+    /// Waits until the sinks have taken every event that was appended before this call, and have flushed, at most for
+    /// `timeout` in all. Returns true if they have.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let end = Instant::now().checked_add(timeout);
+        let flushing: Vec<_> = {
+            let sinks = self.0.sinks.lock();
+            let handles = sinks.handles.iter();
+            handles.map(|sink| sink.flushing(end)).collect()
+        };
+        flushing.iter().all(|sink| sink.wait_until(end))
     }
 
     /// How many runs there are.
@@ -240,51 +272,42 @@ impl Runs {
         self.0.table.stats()
     }
 
-    /// Gives every event of the runs that are opened from now on to this sink too, in each run's order.
+    /// How many subscriptions of this table's runs are open, and how far the slowest is behind. Locks each log in turn.
+    pub fn readers(&self) -> ReaderStats {
+        self.0.table.readers()
+    }
+
+    /// Gives the events of all runs that are opened from now on to this sink too, each run's in its order.
     ///
     /// # Errors
     ///
     /// The sink, if there is one of its name.
-    pub fn add_sink(&self, outlet: Outlet) -> Result<(), Outlet> {
+    pub fn add_sink(&self, sink: SinkHandle) -> Result<(), SinkHandle> {
         let mut sinks = self.0.sinks.lock();
-        if sinks.outlets.iter().any(|its| its.name() == outlet.name()) {
-            return Err(outlet);
+        if sinks.handles.iter().any(|its| its.name() == sink.name()) {
+            return Err(sink);
         }
-        let feeds = sinks.feeds.iter().cloned();
-        sinks.feeds = feeds.chain([outlet.feed()]).collect();
-        sinks.outlets.push(outlet);
+        sinks.handles.push(sink);
+        sinks.share();
         Ok(())
     }
 
-    /// Takes the sink of this name away, waits until it has written what it was offered, and says what it did.
-    ///
-    /// What runs that are live say after that does not reach it. If it hangs, so does this.
-    pub fn remove_sink(&self, name: &str) -> Option<SinkStats> {
-        let outlet = {
-            let mut sinks = self.0.sinks.lock();
-            let mut names = sinks.outlets.iter().map(Outlet::name);
-            let place = names.position(|its| its == name)?;
-            let outlet = sinks.outlets.remove(place);
-            sinks.feeds = sinks.outlets.iter().map(Outlet::feed).collect();
-            outlet
+    /// Removes a sink: it gets nothing of the runs that are opened from now on. Returns whether the sink was there.
+    /// [Closing](SinkHandle::close) it is the caller's.
+    pub fn remove_sink(&self, sink: &SinkHandle) -> bool {
+        let mut sinks = self.0.sinks.lock();
+        let Some(place) = sinks.handles.iter().position(|its| its == sink) else {
+            return false;
         };
-        Some(outlet.close())
+        // Not the last handle: the caller has one.
+        sinks.handles.remove(place);
+        sinks.share();
+        true
     }
 
-    /// What the sinks have done, by name.
-    pub fn sinks(&self) -> Vec<(String, SinkStats)> {
-        let sinks = self.0.sinks.lock();
-        let outlets = sinks.outlets.iter();
-        outlets
-            .map(|outlet| (outlet.name().to_owned(), outlet.stats()))
-            .collect()
-    }
-
-    fn tap(&self) -> Option<Tap> {
-        let feeds = Arc::clone(&self.0.sinks.lock().feeds);
-        (!feeds.is_empty()).then(|| -> Tap {
-            Box::new(move |frame| feeds.iter().for_each(|feed| feed.offer(frame)))
-        })
+    /// The sinks, in the order in which they were added.
+    pub fn sinks(&self) -> Vec<SinkHandle> {
+        self.0.sinks.lock().handles.clone()
     }
 }
 
@@ -293,13 +316,10 @@ impl Runs {
 mod tests {
     use super::*;
     use crate::event_log::Ended;
-    use crate::frame::{Body, Frame};
+    use crate::frame::Body;
     use crate::run::RunState;
-    use crate::sink::Sink;
     use crate::subscription::{Overflow, Read, Start};
     use serde_json::json;
-    use std::io;
-    use std::sync::mpsc;
 
     const LONG: Duration = Duration::from_secs(30);
 
@@ -416,14 +436,8 @@ mod tests {
             states,
             [RunState::Completed, RunState::Cancelled, RunState::Failed]
         );
-        assert_eq!(
-            runs.stats(),
-            RunsStats {
-                finished: 3,
-                opened: 3,
-                ..RunsStats::default()
-            }
-        );
+        let counted = runs.stats();
+        assert_eq!((counted.live, counted.finished, counted.opened), (0, 3, 3));
     }
 
     /// A table remembers so many finished runs, and for so long.
@@ -436,14 +450,8 @@ mod tests {
         for id in 0..5 {
             open(&few, id).complete(&json!({})).unwrap();
         }
-        assert_eq!(
-            few.stats(),
-            RunsStats {
-                finished: 2,
-                opened: 5,
-                ..RunsStats::default()
-            }
-        );
+        let stats = few.stats();
+        assert_eq!((stats.live, stats.finished, stats.opened), (0, 2, 5));
         assert!(few.get(&2.into()).is_none() && few.get(&3.into()).is_some());
 
         let brief = Runs::new(Options {
@@ -509,44 +517,6 @@ mod tests {
         }
     }
 
-    /// Opening a run that is refused emits nothing, to no sink; one that is not is seen from its first event on.
-    #[test]
-    fn a_refused_run_says_nothing() {
-        struct Words(mpsc::Sender<String>);
-        impl Sink for Words {
-            fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
-                frames
-                    .iter()
-                    .try_for_each(|frame| self.0.send(frame.word().to_string()))
-                    .map_err(io::Error::other)
-            }
-
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let (sender, words) = mpsc::channel();
-        let outlet = Outlet::start("words", Words(sender), 100).unwrap();
-        let runs = Runs::default();
-        runs.add_sink(outlet).unwrap();
-        let run = open(&runs, 1);
-        assert!(runs.open(1, Opening::default()).is_err());
-        let elsewhere = open(&Runs::default(), 1);
-        assert!(runs.open(2, below(&elsewhere)).is_err());
-        run.complete(&"text").unwrap();
-        assert!(runs.shutdown("going home", LONG));
-        assert!(runs.open(3, Opening::default()).is_err());
-        assert_eq!(
-            run.log().terminal().unwrap().event().unwrap().data["result"],
-            "text"
-        );
-        drop((run, runs));
-        assert_eq!(
-            words.iter().collect::<Vec<_>>(),
-            ["lifecycle.started", "lifecycle.completed"]
-        );
-    }
-
     /// As soon as somebody has seen a run's end, another of its id can be opened.
     #[test]
     fn an_end_that_was_seen_is_an_end() {
@@ -571,7 +541,7 @@ mod tests {
     #[test]
     fn an_abandoned_run_has_an_end() {
         let runs = Runs::default();
-        let log = Arc::clone(open(&runs, 1).log());
+        let log = Arc::clone(open(&runs, 1).event_log());
         assert!(log.terminal().is_none());
         drop(runs);
         assert_eq!(

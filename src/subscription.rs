@@ -1,7 +1,7 @@
 //! A cursor over one run's log: replay, then live, at the reader's own pace.
 
 use crate::event::EventId;
-use crate::event_log::{Awaited, EventLog, State, Wake, call};
+use crate::event_log::{Awaited, EventLog, Limits, State, Wake, call};
 use crate::frame::{Frame, coalesce};
 use crate::sync::{AtomicBool, Ordering};
 use std::fmt;
@@ -67,21 +67,84 @@ pub enum Read {
     Ended,
 }
 
+/// A place in a log: what is read next, and what its reader has still to be told. Whoever reads brings the log's state.
+#[derive(Clone, Debug)]
+pub(crate) struct Cursor {
+    /// The sequence number to read next.
+    next: u64,
+    /// A start that the log does not hold, and which the reader has not been told about.
+    missed: Option<Missed>,
+}
+
+impl Cursor {
+    /// Before the first event.
+    pub(crate) const fn beginning() -> Self {
+        Self::after(0)
+    }
+
+    /// After the event of this sequence number.
+    pub(crate) const fn after(sequence: u64) -> Self {
+        Self {
+            next: sequence + 1,
+            missed: None,
+        }
+    }
+
+    /// The sequence number to read next.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// How many events are lost to a reader that goes on here; what it was promised and cannot have counts as none.
+    fn lost(&self, state: &State) -> u64 {
+        let pinned = state.pinned(self.next).count() as u64;
+        state.oldest().saturating_sub(self.next + pinned)
+    }
+
+    /// What is there, at most `most`, but one event at least, if there is one. If the log has let go of what comes next,
+    /// a gap event says so. Returns also how many events are lost.
+    pub(crate) fn take(&mut self, state: &mut State, most: Limits) -> (Vec<Arc<Frame>>, u64) {
+        let oldest = state.oldest();
+        let mut frames = Vec::new();
+        let mut lost = 0;
+        let requested = self.missed.take();
+        if self.next < oldest || requested.is_some() {
+            // Lifecycle events are never lost. The gap stands behind them: in order, and right before what is held.
+            lost = self.lost(state);
+            frames.extend(state.pinned(self.next).cloned());
+            let unknown = matches!(requested, Some(Missed { unknown: true, .. }));
+            if lost > 0 || unknown {
+                let requested =
+                    requested.map_or_else(|| (self.next - 1).to_string(), |missed| missed.start);
+                frames.push(state.gap(&requested, lost));
+            }
+            self.next = self.next.max(oldest);
+        }
+        let mut bytes = 0;
+        for frame in state.frames(self.next, most.events) {
+            bytes += frame.len();
+            if bytes > most.bytes && bytes > frame.len() {
+                break;
+            }
+            frames.push(Arc::clone(frame));
+            self.next += 1;
+        }
+        (frames, lost)
+    }
+}
+
 /// A reader's place in a run's log. For one thread at a time; dropping it leaves nothing behind.
 pub struct Subscription {
     place: Closer,
-    /// The sequence number to read next.
-    next: u64,
+    cursor: Cursor,
     overflow: Overflow,
-    /// A start that the log does not hold, and which the reader has not been told about.
-    missed: Option<Missed>,
     lost: u64,
 }
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
-            .field("next", &self.next)
+            .field("next", &self.cursor.next)
             .field("overflow", &self.overflow)
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
@@ -123,6 +186,9 @@ impl Closer {
         let was_closed = self.0.closed.swap(true, Ordering::Relaxed);
         let id = self.0.id;
         state.awaited.retain(|awaited| awaited.subscription != id);
+        if let Some(next) = state.readers.remove(&id) {
+            self.0.log.was_read_up_to(&mut state, next);
+        }
         let wake = remove_wake(&mut state, id);
         drop(state);
         if !was_closed {
@@ -146,11 +212,12 @@ impl EventLog {
         let mut state = self.lock();
         let id = state.next_subscription;
         state.next_subscription += 1;
-        let (next, missed) = place(&state, start);
+        let cursor = place(&state, start);
+        state.readers.insert(id, cursor.next);
         if let Overflow::Block(patience) = overflow {
             state.awaited.push(Awaited {
                 subscription: id,
-                next,
+                next: cursor.next,
                 patience,
                 given_up: false,
             });
@@ -162,22 +229,26 @@ impl EventLog {
                 id,
                 closed: AtomicBool::new(false),
             })),
-            next,
+            cursor,
             overflow,
-            missed,
             lost: 0,
         }
     }
 }
 
 impl Subscription {
-    /// Reads what is there, at most `max` events of the log, waiting for the first of them at most `timeout`; without
-    /// one, until there is an event or an end.
+    /// Reads what is there, at most `most` (a number of events, or [`Limits`]), waiting for the first event at most
+    /// `timeout`; without one, until there is an event or an end. One event is read whatever its size.
     ///
     /// # Errors
     ///
     /// [`Lagged`] with [`Overflow::Disconnect`]; the subscription is closed then.
-    pub fn read(&mut self, max: usize, timeout: Option<Duration>) -> Result<Read, Lagged> {
+    pub fn read(
+        &mut self,
+        most: impl Into<Limits>,
+        timeout: Option<Duration>,
+    ) -> Result<Read, Lagged> {
+        let most = most.into();
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let place = self.closer();
         let log = &place.0.log;
@@ -186,7 +257,7 @@ impl Subscription {
             if place.is_closed() {
                 return Ok(Read::Ended);
             }
-            let frames = self.take(&mut state, max.max(1))?;
+            let frames = self.take(&mut state, most)?;
             if !frames.is_empty() {
                 drop(state);
                 return Ok(self.taken(frames));
@@ -207,13 +278,13 @@ impl Subscription {
     /// # Errors
     ///
     /// As there.
-    pub fn try_read(&mut self, max: usize) -> Option<Result<Read, Lagged>> {
+    pub fn try_read(&mut self, most: impl Into<Limits>) -> Option<Result<Read, Lagged>> {
         let place = self.closer();
         let mut state = place.0.log.try_lock()?;
         if place.is_closed() {
             return Some(Ok(Read::Ended));
         }
-        let frames = match self.take(&mut state, max.max(1)) {
+        let frames = match self.take(&mut state, most.into()) {
             Ok(frames) => frames,
             Err(lagged) => return Some(Err(lagged)),
         };
@@ -244,8 +315,10 @@ impl Subscription {
     /// For asynchronous readers: nothing waits. A later call replaces it; dropping the subscription takes it away.
     pub fn wake_when_readable(&self, wake: Wake) -> bool {
         let mut state = self.place.0.log.lock();
-        let readable =
-            self.is_closed() || self.missed.is_some() || state.ended || self.next < state.next;
+        let readable = self.is_closed()
+            || self.cursor.missed.is_some()
+            || state.ended
+            || self.cursor.next < state.next;
         let replaced = remove_wake(&mut state, self.place.0.id);
         if !readable {
             state.wakes.push((self.place.0.id, wake));
@@ -268,7 +341,7 @@ impl Subscription {
             return Some(true);
         }
         let state = self.place.0.log.try_lock()?;
-        Some(state.ended && self.missed.is_none() && self.next >= state.next)
+        Some(state.ended && self.cursor.missed.is_none() && self.cursor.next >= state.next)
     }
 
     /// What ends this subscription from any thread.
@@ -293,40 +366,33 @@ impl Subscription {
     }
 
     /// What is there for this reader, and its new place.
-    fn take(&mut self, state: &mut State, max: usize) -> Result<Vec<Arc<Frame>>, Lagged> {
-        let oldest = state.oldest();
-        let mut frames = Vec::new();
-        let requested = self.missed.take();
-        if self.next < oldest || requested.is_some() {
-            // Lifecycle events are never lost. The gap stands behind them: in order, and right before what is held.
-            frames.extend(state.pinned(self.next).cloned());
-            let lost = oldest.saturating_sub(self.next + frames.len() as u64);
-            if lost > 0 && requested.is_none() && self.overflow == Overflow::Disconnect {
+    fn take(&mut self, state: &mut State, most: Limits) -> Result<Vec<Arc<Frame>>, Lagged> {
+        let (id, before) = (self.place.0.id, self.cursor.next);
+        if self.overflow == Overflow::Disconnect && self.cursor.missed.is_none() {
+            let oldest = state.oldest();
+            if self.cursor.lost(state) > 0 {
                 self.place.0.closed.store(true, Ordering::Relaxed);
+                state.readers.remove(&id);
                 return Err(Lagged {
-                    next: self.next,
+                    next: before,
                     oldest,
                 });
             }
-            let unknown = matches!(requested, Some(Missed { unknown: true, .. }));
-            if lost > 0 || unknown {
-                let requested =
-                    requested.map_or_else(|| (self.next - 1).to_string(), |missed| missed.start);
-                frames.push(state.gap(&requested, lost));
-                self.lost += lost;
-                state.lost += lost;
-            }
-            self.next = self.next.max(oldest);
         }
-        let before = frames.len();
-        frames.extend(state.frames(self.next, max).cloned());
-        self.next += (frames.len() - before) as u64;
+        let (frames, lost) = self.cursor.take(state, most.at_least_one());
+        self.lost += lost;
+        state.lost += lost;
+        let next = self.cursor.next;
+        if next != before {
+            state.readers.insert(id, next);
+            self.place.0.log.was_read_up_to(state, before);
+        }
         if let Some(awaited) = state
             .awaited
             .iter_mut()
-            .find(|awaited| awaited.subscription == self.place.0.id)
+            .find(|awaited| awaited.subscription == id)
         {
-            awaited.next = self.next;
+            awaited.next = next;
             awaited.given_up = false;
         }
         Ok(frames)
@@ -346,6 +412,7 @@ fn remove_wake(state: &mut State, subscription: u64) -> Option<Wake> {
 }
 
 /// A start that the log does not hold.
+#[derive(Clone, Debug)]
 struct Missed {
     /// In the reader's words.
     start: String,
@@ -353,14 +420,17 @@ struct Missed {
     unknown: bool,
 }
 
-/// The sequence number to begin with, and the start if the log does not hold what follows it.
-fn place(state: &State, start: &Start) -> (u64, Option<Missed>) {
+/// The cursor to begin with.
+fn place(state: &State, start: &Start) -> Cursor {
     let missed = |next: u64, start: String, unknown: bool| {
         let is_missed = unknown || next < state.oldest();
-        (next, is_missed.then_some(Missed { start, unknown }))
+        Cursor {
+            next,
+            missed: is_missed.then_some(Missed { start, unknown }),
+        }
     };
     match start {
-        Start::Live => (state.next, None),
+        Start::Live => Cursor::after(state.next - 1),
         Start::Beginning => missed(1, "start".to_owned(), false),
         Start::AfterSequence(sequence) if *sequence < state.next => {
             missed(sequence + 1, sequence.to_string(), false)
@@ -396,7 +466,7 @@ mod tests {
     const AT_ONCE: Option<Duration> = Some(Duration::ZERO);
 
     fn log(limits: Limits) -> Arc<EventLog> {
-        EventLog::new(&7.into(), limits, None)
+        EventLog::new(&7.into(), limits)
     }
 
     fn text(log: &EventLog, text: &str) -> EventId {

@@ -1,15 +1,57 @@
 //! Which runs are live, and which have ended not long ago.
 
+use crate::background;
 use crate::cancelled::Cancelled;
-use crate::run::{Home, Run};
+use crate::event_log::{EventLog, Limits};
+use crate::finished::{Bounds, FinishedRuns};
+use crate::run::{Home, Left, Run};
 use crate::run_id::RunId;
-use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use crate::timer::{self, Alarm, Due};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How much a table keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How much each run's log holds.
+    pub limits: Limits,
+    /// How long a finished run can still be found and read. When the time is over it is forgotten, whether or not anybody
+    /// looks: the thread that watches deadlines also watches for this.
+    pub grace: Duration,
+    /// How many finished runs can be found at most. The run that ended first is forgotten first.
+    pub finished: usize,
+    /// How many bytes of encoded events are kept of all ended runs together, with what readers of forgotten runs have
+    /// still to read.
+    pub finished_bytes: u64,
+    /// How many runs may be live at once; None for any number.
+    pub max_live: Option<usize>,
+}
+
+impl Default for Options {
+    /// The logs' default limits, five minutes, 1 000 finished runs, 256 MiB of them, and any number of live runs.
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            grace: Duration::from_secs(300),
+            finished: 1_000,
+            finished_bytes: 256 << 20,
+            max_live: None,
+        }
+    }
+}
+
+impl Options {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            time: self.grace,
+            runs: self.finished,
+            bytes: self.finished_bytes,
+        }
+    }
+}
 
 /// Why a run was not opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +62,8 @@ pub enum OpenError {
     NoParent(RunId),
     /// The run that it was to be a part of was cancelled, for this reason.
     ParentCancelled(RunId, Cancelled),
+    /// So many runs are live, which is as many as [`Options::max_live`] allows.
+    TooMany(usize),
     /// The table was shut down.
     ShutDown,
     /// The system refuses the thread that watches deadlines.
@@ -35,6 +79,10 @@ impl fmt::Display for OpenError {
             ),
             Self::NoParent(id) => write!(f, "the parent run {id} is not live"),
             Self::ParentCancelled(id, why) => write!(f, "the parent run {id} was {why}"),
+            Self::TooMany(max_live) => write!(
+                f,
+                "{max_live} runs are live, and max_live allows no more: open this one when another has ended"
+            ),
             Self::ShutDown => f.write_str("the runs were shut down: none is opened any more"),
             Self::NoTimer => f.write_str("the system refuses the thread that watches deadlines"),
         }
@@ -44,25 +92,40 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 /// How many runs the table has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RunsStats {
     /// Runs without a terminal event.
     pub live: usize,
-    /// Finished runs that can still be read.
+    /// The live run that was opened first, and when.
+    pub oldest: Option<(RunId, SystemTime)>,
+    /// Finished runs that can still be found.
     pub finished: usize,
+    /// The bytes of encoded events that are kept of ended runs, also for readers of forgotten ones.
+    pub finished_bytes: u64,
     /// Runs that were ever opened.
     pub opened: u64,
     /// Events and annotations that came to their [`Run`] after its end: refused, not kept.
     pub late: u64,
 }
 
+/// How many subscriptions there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReaderStats {
+    /// Subscriptions that are open, of live, finished and forgotten runs.
+    pub open: usize,
+    /// How many events the slowest of them has still to read.
+    pub lag: u64,
+}
+
 /// Apart from the sinks, so that whoever holds it for a moment never comes to wait for one.
 pub(crate) struct Table {
-    grace: Duration,
-    max_finished: usize,
     /// Protects which runs there are. Under it: map operations; never a log's, a token's or the timer's lock, never a
     /// drop of a run. A run that ends is moved under its log's lock: this one comes after that.
     state: Mutex<State>,
+    /// No run is between its leave and its settling any more.
+    settled: Condvar,
     /// Whether any run is live. Stored under the lock; read without it, relaxed: whoever has heard of a run, in
     /// whichever way, also sees this, and it publishes nothing else.
     has_live: AtomicBool,
@@ -73,12 +136,17 @@ pub(crate) struct Table {
 
 #[derive(Default)]
 struct State {
+    options: Options,
     /// Ids that are taken by a run that is just being made.
     opening: FxHashSet<RunId>,
     live: FxHashMap<RunId, Arc<Run>>,
-    finished: FxHashMap<RunId, Arc<Run>>,
-    /// The finished runs in the order of their ends: when, which, of what generation.
-    ended: VecDeque<(Instant, RunId, u64)>,
+    /// Of each live run that has them, by its number: the live runs that end with it, by theirs.
+    children: FxHashMap<u64, FxHashMap<u64, Arc<Run>>>,
+    finished: FinishedRuns,
+    /// The logs of runs that cannot be found any more and whose readers have not read all.
+    forgotten: Vec<Weak<EventLog>>,
+    /// How many runs have left the live ones, and have no terminal event in their log yet, or none that the sinks know of.
+    leaving: usize,
     /// How many ids were ever taken, also for runs that were not opened in the end.
     reserved: u64,
     opened: u64,
@@ -93,18 +161,78 @@ impl State {
         let live = self.live.get(run.id());
         live.is_some_and(|live| live.number() == run.number())
     }
+
+    /// The bytes that readers of forgotten runs have still to read.
+    fn forgotten_bytes(&mut self) -> u64 {
+        self.forgotten.retain(|log| log.strong_count() > 0);
+        let logs = self.forgotten.iter().filter_map(Weak::upgrade);
+        logs.map(|log| log.held_bytes()).sum()
+    }
+
+    /// Takes out what is beyond the bounds: first of what readers of forgotten runs have still to read, then finished
+    /// runs; of both the oldest first.
+    fn expire(&mut self) -> Expired {
+        let mut expired = Expired::default();
+        let forgotten = self.shed(&mut expired);
+        let bounds = self.options.bounds();
+        self.finished.expire(bounds, forgotten, &mut expired.runs);
+        expired
+    }
+
+    /// Takes out the logs of forgotten runs that are beyond the bound in bytes; returns the bytes of those that stay.
+    fn shed(&mut self, expired: &mut Expired) -> u64 {
+        let mut bytes = self.forgotten_bytes();
+        while bytes > 0 && bytes + self.finished.bytes() > self.options.finished_bytes {
+            if let Some(log) = self.forgotten.remove(0).upgrade() {
+                bytes = bytes.saturating_sub(log.held_bytes());
+                expired.logs.push(log);
+            }
+            if self.forgotten.is_empty() {
+                return 0;
+            }
+        }
+        bytes
+    }
+}
+
+/// What is beyond a table's bounds.
+#[derive(Default)]
+struct Expired {
+    /// They cannot be found any more.
+    runs: Vec<Arc<Run>>,
+    /// They hold only lifecycle events from now on, whoever has still to read them.
+    logs: Vec<Arc<EventLog>>,
 }
 
 impl Table {
-    pub(crate) fn new(grace: Duration, max_finished: usize) -> Arc<Self> {
+    pub(crate) fn new(options: Options) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
-            grace,
-            max_finished,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                options,
+                ..State::default()
+            }),
+            settled: Condvar::new(),
             has_live: AtomicBool::new(false),
             late: AtomicU64::new(0),
             this: this.clone(),
         })
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        self.state.lock().options
+    }
+
+    /// From now on these bounds hold; the logs of runs that are open keep their limits.
+    pub(crate) fn configure(&self, options: Options) {
+        let mut state = self.state.lock();
+        state.options = options;
+        let alarm = state.alarm.take();
+        let expired = state.expire();
+        self.unlock(state);
+        if let Some(alarm) = alarm {
+            timer::disarm(alarm);
+        }
+        drop(self.forget(expired));
     }
 
     /// Takes the id for a run that is about to be made.
@@ -113,34 +241,48 @@ impl Table {
         id: &RunId,
         parent: Option<&Arc<Run>>,
     ) -> Result<Reserved<'_>, OpenError> {
-        // Dropped after the guard.
-        let _expired;
         let mut state = self.state.lock();
-        _expired = self.expire(&mut state);
+        let expired = state.expire();
+        let reserved = self.reserve_in(&mut state, id, parent);
+        drop(state);
+        drop(self.forget(expired));
+        reserved
+    }
+
+    fn reserve_in(
+        &self,
+        state: &mut State,
+        id: &RunId,
+        parent: Option<&Arc<Run>>,
+    ) -> Result<Reserved<'_>, OpenError> {
         if state.shut_down {
             return Err(OpenError::ShutDown);
         }
         if state.live.contains_key(id) || state.opening.contains(id) {
             return Err(OpenError::Live(id.clone()));
         }
+        if let Some(max_live) = state.options.max_live
+            && state.live.len() + state.opening.len() >= max_live
+        {
+            return Err(OpenError::TooMany(max_live));
+        }
         let parent = match parent {
             None => None,
             Some(parent) => {
                 let live = state.live.get(parent.id());
-                let is_live = live.is_some_and(|live| Arc::ptr_eq(live, parent));
-                Some(
-                    is_live
-                        .then_some(parent)
-                        .ok_or_else(|| OpenError::NoParent(parent.id().clone()))?,
-                )
+                // This one: a run of another table may have its id and its number.
+                let live = live.filter(|live| Arc::ptr_eq(live, parent));
+                let live = live.ok_or_else(|| OpenError::NoParent(parent.id().clone()))?;
+                Some(Arc::clone(live))
             }
         };
-        let (parent, before) = (parent.cloned(), state.finished.get(id).cloned());
+        let before = state.finished.get(id).cloned();
         state.reserved += 1;
         state.opening.insert(id.clone());
         Ok(Reserved {
             table: self,
             id: id.clone(),
+            limits: state.options.limits,
             parent,
             before,
             number: state.reserved,
@@ -151,11 +293,11 @@ impl Table {
     /// The latest run of this id, live or finished.
     pub(crate) fn get(&self, id: &RunId) -> Option<Arc<Run>> {
         let mut state = self.state.lock();
-        let expired = self.expire(&mut state);
+        let expired = state.expire();
         let run = state.live.get(id).or_else(|| state.finished.get(id));
         let run = run.cloned();
         drop(state);
-        drop(expired);
+        drop(self.forget(expired));
         run
     }
 
@@ -188,62 +330,95 @@ impl Table {
         state.live.values().cloned().collect()
     }
 
-    /// How many runs there are, after those are gone whose time is over.
+    /// Waits until every run that has left the live ones has its terminal event in its log, and the sinks know of it. Until
+    /// `end` at most: the thread that ends a run runs no user code in between, but the system may not let it run.
+    pub(crate) fn wait_until_settled(&self, end: Option<Instant>) {
+        let mut state = self.state.lock();
+        while state.leaving > 0 {
+            match end {
+                None => self.settled.wait(&mut state),
+                Some(end) if end <= Instant::now() => return,
+                Some(end) => drop(self.settled.wait_until(&mut state, end)),
+            }
+        }
+    }
+
+    /// How many runs there are, after those beyond the bounds are forgotten.
     pub(crate) fn stats(&self) -> RunsStats {
         let mut state = self.state.lock();
-        let expired = self.expire(&mut state);
-        let counts = self.count(&state);
+        let expired = state.expire();
         drop(state);
-        drop(expired);
-        counts
-    }
-
-    /// As [`stats`](Self::stats), as it is.
-    pub(crate) fn stats_as_is(&self) -> RunsStats {
-        self.count(&self.state.lock())
-    }
-
-    fn count(&self, state: &State) -> RunsStats {
+        drop(self.forget(expired));
+        let mut state = self.state.lock();
+        let oldest = state.live.values().min_by_key(|run| run.number());
+        let oldest = oldest.map(|run| (run.id().clone(), run.opened_at()));
         RunsStats {
             live: state.live.len(),
+            oldest,
             finished: state.finished.len(),
+            finished_bytes: state.forgotten_bytes() + state.finished.bytes(),
             opened: state.opened,
             late: self.late.load(Ordering::Relaxed),
         }
     }
 
-    /// Takes out the finished runs that are too old or too many. They are dropped by the caller, outside the lock.
-    fn expire(&self, state: &mut State) -> Vec<Arc<Run>> {
-        let mut expired = Vec::new();
-        while let Some((at, id, generation)) = state.ended.front() {
-            if state.ended.len() <= self.max_finished && at.elapsed() < self.grace {
-                break;
+    /// How many runs are live, without a wait: None if the lock is taken.
+    pub(crate) fn try_len(&self) -> Option<usize> {
+        Some(self.state.try_lock()?.live.len())
+    }
+
+    /// How many subscriptions there are. Takes the lock of each log in turn.
+    pub(crate) fn readers(&self) -> ReaderStats {
+        let state = self.state.lock();
+        let runs = state.live.values().chain(state.finished.iter());
+        let found = runs.map(|run| Arc::clone(run.event_log()));
+        let forgotten = state.forgotten.iter().filter_map(Weak::upgrade);
+        let logs: Vec<_> = found.chain(forgotten).collect();
+        drop(state);
+        logs.iter().fold(ReaderStats::default(), |stats, log| {
+            let (open, lag) = log.readers();
+            ReaderStats {
+                open: stats.open + open,
+                lag: stats.lag.max(lag),
             }
-            // A later generation may have taken its place.
-            if state
-                .finished
-                .get(id)
-                .is_some_and(|latest| latest.generation() == *generation)
-            {
-                expired.extend(state.finished.remove(id));
-            }
-            state.ended.pop_front();
+        })
+    }
+
+    /// Lets go of what the logs of forgotten runs hold, but for what their readers have still to read, and of that too
+    /// where it is beyond the bound. Takes the logs' locks. The runs are dropped by the caller: destructors may do anything.
+    fn forget(&self, expired: Expired) -> Vec<Arc<Run>> {
+        expired.logs.iter().for_each(|log| log.shed());
+        let logs = expired.runs.iter().map(|run| run.event_log());
+        let read: Vec<_> = logs
+            .filter(|log| log.forget())
+            .map(Arc::downgrade)
+            .collect();
+        if !read.is_empty() {
+            let mut more = Expired::default();
+            let mut state = self.state.lock();
+            state.forgotten.extend(read);
+            state.shed(&mut more);
+            drop(state);
+            more.logs.iter().for_each(|log| log.shed());
         }
-        expired
+        expired.runs
     }
 
     /// Unlocks, after it has seen to it that the timer calls when the next finished run may go.
     fn unlock(&self, mut state: MutexGuard<'_, State>) {
-        let next = match (state.alarm, state.ended.front()) {
-            (None, Some((at, ..))) => at.checked_add(self.grace),
-            _ => None,
+        if state.alarm.is_some() {
+            return;
+        }
+        let Some(at) = state.finished.expires_at(state.options.bounds()) else {
+            return;
         };
-        state.alarm = state.alarm.or(next.map(Alarm::new));
-        let alarm = state.alarm;
+        let alarm = Alarm::new(at);
+        state.alarm = Some(alarm);
         drop(state);
-        if let (Some(_), Some(alarm)) = (next, alarm) {
-            // Where the system refuses the thread, runs go when somebody looks.
-            timer::arm(alarm, self.this.clone() as Weak<dyn Due>);
+        if !timer::arm(alarm, self.this.clone() as Weak<dyn Due>) {
+            // The system refuses the thread: until the next end, which asks again, runs go when somebody looks.
+            let mut state = self.state.lock();
+            state.alarm = state.alarm.filter(|set| *set != alarm);
         }
     }
 }
@@ -252,33 +427,51 @@ impl Due for Table {
     fn due(self: Arc<Self>) {
         let mut state = self.state.lock();
         state.alarm = None;
-        let expired = self.expire(&mut state);
+        let expired = state.expire();
         self.unlock(state);
-        drop(expired);
+        let forgotten = self.forget(expired);
+        // Not here: with a run go values of a user's, whose destructors may block.
+        background::run(Box::new(|| drop((forgotten, self))));
     }
 }
 
 impl Home for Table {
-    fn has_ended(&self, run: &Run) -> Option<Arc<Run>> {
+    fn leave(&self, run: &Run) -> Option<Left> {
         let mut state = self.state.lock();
         // One that was never here, or is not any more, must not take another of its id along.
         if !state.is_live(run) {
             return None;
         }
         let run = state.live.remove(run.id())?;
+        state.leaving += 1;
         let has_live = !state.live.is_empty();
         self.has_live.store(has_live, Ordering::Relaxed);
-        let (id, generation) = (run.id().clone(), run.generation());
-        let replaced = state.finished.insert(id.clone(), run);
-        state.ended.push_back((Instant::now(), id, generation));
-        replaced
+        if let Some(parent) = run.ends_with()
+            && let Some(siblings) = state.children.get_mut(&parent)
+        {
+            // Not the last reference: the run is in our hands.
+            siblings.remove(&run.number());
+            if siblings.is_empty() {
+                state.children.remove(&parent);
+            }
+        }
+        let children = state.children.remove(&run.number()).unwrap_or_default();
+        Some(Left {
+            children: children.into_values().collect(),
+            replaced: state.finished.add(run),
+        })
     }
 
-    fn after_end(&self) -> Vec<Arc<Run>> {
+    fn settle(&self, run: &Run) -> Vec<Arc<Run>> {
         let mut state = self.state.lock();
-        let expired = self.expire(&mut state);
+        state.leaving -= 1;
+        if state.leaving == 0 {
+            self.settled.notify_all();
+        }
+        state.finished.weigh(run);
+        let expired = state.expire();
         self.unlock(state);
-        expired
+        self.forget(expired)
     }
 
     fn was_late(&self) {
@@ -299,6 +492,8 @@ impl Drop for Table {
 pub(crate) struct Reserved<'a> {
     table: &'a Table,
     id: RunId,
+    /// How much the run's log is to hold.
+    pub(crate) limits: Limits,
     /// The live run that it is to be a part of.
     pub(crate) parent: Option<Arc<Run>>,
     /// The finished run of the same id.
@@ -322,6 +517,10 @@ impl Reserved<'_> {
             && !state.is_live(parent)
         {
             return Err(OpenError::NoParent(parent.id().clone()));
+        }
+        if let Some(parent) = run.ends_with() {
+            let siblings = state.children.entry(parent).or_default();
+            siblings.insert(run.number(), Arc::clone(run));
         }
         state.opened += 1;
         state.live.insert(self.id.clone(), Arc::clone(run));

@@ -9,18 +9,17 @@ pub(crate) trait Due: Send + Sync {
 }
 
 #[cfg(loom)]
-pub(crate) use modelled::{Alarm, arm, disarm};
-#[cfg(all(any(test, feature = "python"), not(loom)))]
-pub(crate) use real::forget_after_fork;
+pub(crate) use modelled::{Alarm, arm, disarm, forget_after_fork};
 #[cfg(all(test, not(loom)))]
 pub(crate) use real::is_armed;
 #[cfg(not(loom))]
-pub(crate) use real::{Alarm, arm, disarm};
+pub(crate) use real::{Alarm, arm, disarm, forget_after_fork};
 
 #[cfg(not(loom))]
 mod real {
     use super::Due;
-    use crate::sync::{AtomicU64, Condvar, Mutex, OnceLock, Ordering};
+    use crate::per_process::PerProcess;
+    use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
     use std::collections::BTreeMap;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Weak;
@@ -30,7 +29,7 @@ mod real {
     /// How long the thread stays after the last alarm, so that short runs do not start one each.
     const LINGER: Duration = Duration::from_millis(100);
 
-    static TIMER: Timer = Timer::new();
+    static TIMER: PerProcess<Timer> = PerProcess::new(Timer::new());
 
     /// When something is due; the number tells those of one time apart.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,73 +52,89 @@ mod real {
     }
 
     pub(super) struct Timer {
-        /// Protects the alarms. Under it: map operations, and the start of the thread; nothing that is due.
+        /// Protects the alarms, and whether there is the thread. Under it: map operations; never what is due, nor the start
+        /// of the thread.
         pub(super) alarms: Mutex<Alarms>,
         /// Who waits for the alarms: the thread, if it runs.
         changed: Condvar,
-        /// The timer in place of this one, if this is the one of a process that we were forked from.
-        next: OnceLock<Box<Self>>,
+        /// Who waits for another to have started the thread.
+        started: Condvar,
     }
 
     pub(super) struct Alarms {
         set: BTreeMap<Alarm, Weak<dyn Due>>,
-        pub(super) running: bool,
+        pub(super) thread: Thread,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Thread {
+        None,
+        /// Somebody is starting it.
+        Starting,
+        Running,
     }
 
     /// Has `due` called at the time of the alarm, if it is still there then. False, and it is not, if the thread for
     /// it is needed and the system refuses it.
     pub(crate) fn arm(alarm: Alarm, due: Weak<dyn Due>) -> bool {
-        Timer::current().arm(alarm, due)
+        TIMER.get().arm(alarm, due)
     }
 
     /// Takes back what was armed, if it is still there.
     pub(crate) fn disarm(alarm: Alarm) {
-        Timer::current().disarm(alarm);
+        TIMER.get().disarm(alarm);
     }
 
     #[cfg(test)]
     pub(crate) fn is_armed(alarm: Alarm) -> bool {
-        Timer::current().alarms.lock().set.contains_key(&alarm)
+        TIMER.get().alarms.lock().set.contains_key(&alarm)
     }
 
     /// Starts anew in the child of a fork, where the thread is not and its lock may be held for ever. What was armed
     /// before the fork does not come here: it is the parent's.
-    #[cfg(any(test, feature = "python"))]
     pub(crate) fn forget_after_fork() {
-        let forgotten = Timer::current();
-        forgotten.next.get_or_init(|| Box::new(Timer::new()));
+        TIMER.replace(Timer::new());
     }
 
     impl Timer {
         const fn new() -> Self {
             let alarms = Alarms {
                 set: BTreeMap::new(),
-                running: false,
+                thread: Thread::None,
             };
             Self {
                 alarms: Mutex::new(alarms),
                 changed: Condvar::new(),
-                next: OnceLock::new(),
+                started: Condvar::new(),
             }
         }
 
+        #[cfg(test)]
         pub(super) fn current() -> &'static Self {
-            let mut timer = &TIMER;
-            while let Some(next) = timer.next.get() {
-                timer = next;
-            }
-            timer
+            TIMER.get()
         }
 
         fn arm(&'static self, alarm: Alarm, due: Weak<dyn Due>) -> bool {
             let mut alarms = self.alarms.lock();
-            if !alarms.running {
-                // Under the lock, so that who comes meanwhile does not start another.
-                let thread = thread::Builder::new().name("llm-deadlines".into());
-                alarms.running = thread.spawn(|| self.run()).is_ok();
+            // Who comes meanwhile does not start another, nor rely on a thread that may be refused.
+            while alarms.thread == Thread::Starting {
+                self.started.wait(&mut alarms);
             }
-            if !alarms.running {
-                return false;
+            if alarms.thread == Thread::None {
+                alarms.thread = Thread::Starting;
+                drop(alarms);
+                let thread = thread::Builder::new().name("llm-deadlines".into());
+                let has_started = thread.spawn(|| self.run()).is_ok();
+                alarms = self.alarms.lock();
+                alarms.thread = if has_started {
+                    Thread::Running
+                } else {
+                    Thread::None
+                };
+                self.started.notify_all();
+                if !has_started {
+                    return false;
+                }
             }
             alarms.set.insert(alarm, due);
             let earliest = alarms.set.first_key_value();
@@ -155,7 +170,10 @@ mod real {
         fn next_due(&self) -> Option<Weak<dyn Due>> {
             let mut alarms = self.alarms.lock();
             loop {
-                if let Some(first) = alarms.set.first_entry() {
+                if alarms.thread == Thread::Starting {
+                    // Whoever starts this thread has not come back to say so.
+                    self.started.wait(&mut alarms);
+                } else if let Some(first) = alarms.set.first_entry() {
                     let at = first.key().at;
                     if at <= Instant::now() {
                         return Some(first.remove());
@@ -166,7 +184,7 @@ mod real {
                     .wait_until(&mut alarms, Instant::now() + LINGER)
                     && alarms.set.is_empty()
                 {
-                    alarms.running = false;
+                    alarms.thread = Thread::None;
                     return None;
                 }
             }
@@ -181,7 +199,7 @@ mod modelled {
     use std::sync::Weak;
     use std::time::Instant;
 
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub(crate) struct Alarm(Instant);
 
     impl Alarm {
@@ -199,11 +217,13 @@ mod modelled {
     }
 
     pub(crate) fn disarm(_: Alarm) {}
+
+    pub(crate) fn forget_after_fork() {}
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::real::Timer;
+    use super::real::{Thread, Timer};
     use super::*;
     use crate::cancel::CancelToken;
     use std::time::{Duration, Instant};
@@ -215,7 +235,7 @@ mod tests {
     #[test]
     #[ignore = "alone in its process: `timer_thread_comes_and_goes` runs it"]
     fn timer_thread_alone() {
-        let running = || Timer::current().alarms.lock().running;
+        let running = || Timer::current().alarms.lock().thread != Thread::None;
         let ends = || {
             let end = Instant::now() + LONG;
             while running() {

@@ -21,7 +21,7 @@ fn token() -> Body {
 
 /// A log that holds what it can.
 fn full(body: &Body) -> Arc<EventLog> {
-    let log = EventLog::new(&42.into(), Limits::default(), None);
+    let log = EventLog::new(&42.into(), Limits::default());
     for _ in 0..Limits::default().events {
         log.append(body).expect("not ended");
     }

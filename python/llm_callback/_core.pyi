@@ -18,6 +18,7 @@ __all__ = [
     "RunCallback",
     "RunChecker",
     "RunHandler",
+    "SinkHandle",
     "SseStream",
     "Subscription",
     "_Token",
@@ -27,11 +28,13 @@ __all__ = [
     "_set_token_class",
     "_write_unraisable",
     "active_runs",
+    "add_sink",
     "cancel_run",
     "check_cancellation",
     "clear_current_run_id",
     "configure",
     "create_callback_handler",
+    "flush",
     "get_cancellation_checker",
     "get_current_run_id",
     "get_event_callback",
@@ -64,18 +67,32 @@ class _Dropped(TypedDict):
     route: int
 
 @type_check_only
+class _OldestRun(TypedDict):
+    run_id: int | str
+    opened_at: float
+
+@type_check_only
 class _RunsStats(TypedDict):
     live: int
+    oldest: _OldestRun | None
     finished: int
+    finished_bytes: int
     opened: int
     late: int
+
+@type_check_only
+class _ReaderStats(TypedDict):
+    open: int
+    lag: int
 
 @type_check_only
 class _SinkStats(TypedDict):
     written: int
     dropped: int
-    failed: int
     errors: int
+    last_error: str | None
+    waiting: int
+    waiting_bytes: int
 
 @type_check_only
 class _Stats(TypedDict):
@@ -85,6 +102,7 @@ class _Stats(TypedDict):
     callbacks: int
     checkers: int
     runs: _RunsStats
+    readers: _ReaderStats
     sinks: dict[str, _SinkStats]
 
 def register_event_callback(run_id: Hashable, callback: _EventCallback | None) -> None: ...
@@ -101,7 +119,16 @@ def get_global_event_callback() -> _EventCallback | None: ...
 def set_global_cancellation_checker(checker: _CancellationChecker | None) -> None: ...
 def get_global_cancellation_checker() -> _CancellationChecker | None: ...
 def check_cancellation() -> None: ...
-def configure(*, route: Literal["handler", "context", "strict"]) -> None: ...
+def configure(
+    *,
+    route: Literal["handler", "context", "strict"] = "handler",
+    log_events: int = 10000,
+    log_bytes: int = 16777216,
+    keep_seconds: float = 300.0,
+    keep_runs: int = 1000,
+    keep_bytes: int = 268435456,
+    max_live: int | None = None,
+) -> None: ...
 def stats() -> _Stats: ...
 def _callbacks() -> dict[Any, _EventCallback]: ...
 def _checkers() -> dict[Any, _CancellationChecker]: ...
@@ -142,6 +169,7 @@ def open_run(
     /,
     *,
     parent: Run | int | str | UUID | None = None,
+    detached: bool = False,
     deadline: float | None = None,
     pending: bool = False,
     **data: Any,
@@ -152,7 +180,34 @@ def cancel_run(
     run_id: int | str | UUID | Run, /, reason: str = "", *, kind: _Kind = "user"
 ) -> bool: ...
 def shutdown(reason: str, timeout: float | None) -> bool: ...
-def log_to_file(path: str | PathLike[str], /, *, max_bytes: int = 268435456) -> None: ...
+def log_to_file(
+    path: str | PathLike[str],
+    /,
+    *,
+    max_bytes: int = 268435456,
+    fsync: bool = False,
+    hold_bytes: int = 67108864,
+    hold_seconds: float | None = 300.0,
+) -> SinkHandle: ...
+def add_sink(
+    function: Callable[[list[dict[str, Any]]], object],
+    /,
+    *,
+    name: str | None = None,
+    hold_bytes: int = 67108864,
+    hold_seconds: float | None = 300.0,
+) -> SinkHandle: ...
+def flush(timeout: float | None = 5.0) -> bool: ...
+
+@final
+class SinkHandle:
+    @property
+    def name(self) -> str: ...
+    def stats(self) -> _SinkStats: ...
+    def flush(self, timeout: float | None = 5.0) -> bool: ...
+    def close(self, timeout: float | None = 5.0) -> bool: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_error: object) -> None: ...
 
 @final
 class Run:

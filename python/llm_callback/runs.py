@@ -369,7 +369,7 @@ class RunManager:
         if queued is not None:
             job.finish()
         elif is_executing:
-            # A deadline's callbacks run on a thread of their own, and may take their time.
+            # A deadline's callbacks do not run on the thread that watches deadlines, and may take their time.
             patience = CancelToken(self._cancel_timeout)
             job.keep(patience.on_cancel(partial(self._abandon, job)), patience)
 

@@ -7,7 +7,7 @@ use pyo3::types::PyDict;
 #[pyfunction]
 fn forget_the_parents_runs(py: Python<'_>) -> PyResult<()> {
     process::has_forked();
-    crate::cancel::forget_after_fork();
+    crate::after_fork_in_child();
     table::forget(py);
     interpreter::find_main_thread(py)?;
     registry::forget(py)

@@ -1,31 +1,46 @@
 //! A file that gets every run's events.
 
+use super::arguments::Arg;
 use super::exit::sleep_if_ended;
-use super::table::runs;
-use crate::{NdjsonFile, Outlet};
-use pyo3::exceptions::{PyOSError, PyValueError};
+use super::sink::{PySinkHandle, added, hold};
+use crate::{NdjsonFile, SinkHandle};
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// How many events wait for a file at most.
-const CHANNEL: usize = 65_536;
-
 /// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
 ///
-/// A thread of its own writes, without the GIL; nobody waits for the disk. Up to 65 536 events wait for it: what
-/// comes beyond is dropped from the file, and counted in `stats()["sinks"]`, under the file's real path. When an event
-/// would make the file larger than `max_bytes`, it is renamed with `.1` at its end, in place of an older one. Lifecycle
-/// events are flushed. Nobody else is to write to either file, nor to move them: what one puts aside another would lose.
+/// A thread of its own writes, without the GIL; nobody waits for the disk. Events that the disk has not taken wait in their
+/// runs' logs: if the disk is full or hangs, they are tried again, and what a log lets go of meanwhile is told by a line
+/// `stream.gap`. The logs of ended runs are held for the file, at most `hold_bytes` of events and for `hold_seconds`;
+/// beyond that only their lifecycle events are, and the others count as dropped in `stats()["sinks"]`, under the file's
+/// real path.
 ///
-/// Thread-safe. Raises OSError if the file cannot be opened, ValueError if this process writes to that path already.
+/// Several lines are written by one system call, whole: what another process appends comes between them. When an event
+/// would make the file larger than `max_bytes`, it is renamed with `.1` at its end, in place of an older one; if that
+/// fails, the file goes on growing, and the error is counted. Nobody else is to move either file. With `fsync` each flush
+/// waits for the disk: after lifecycle events, and once a second while events come.
+///
+/// Returns the :class:`SinkHandle`, by which the file is flushed and closed; it need not be kept. In the child of a fork
+/// nothing is written: call this there, as in a hook of the server's workers. Thread-safe. Raises OSError if the file
+/// cannot be opened, ValueError if this process writes to that path already.
 #[pyfunction]
-#[pyo3(signature = (path, /, *, max_bytes=256 << 20), text_signature = "(path, /, *, max_bytes=268435456)")]
+#[pyo3(
+    signature = (path, /, *, max_bytes=256 << 20, fsync=false, hold_bytes=64 << 20, hold_seconds=Arg::Missing),
+    text_signature = "(path, /, *, max_bytes=268435456, fsync=False, hold_bytes=67108864, hold_seconds=300.0)"
+)]
 #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes it for us")]
-pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyResult<()> {
+pub(super) fn log_to_file<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    max_bytes: u64,
+    fsync: bool,
+    hold_bytes: u64,
+    hold_seconds: Arg<'_, 'py>,
+) -> PyResult<Bound<'py, PySinkHandle>> {
     sleep_if_ended(|| {
-        let runs = runs(py);
+        let hold = hold(hold_bytes, hold_seconds)?;
         let opened = py.detach(|| {
             let file = NdjsonFile::open(&path, max_bytes)?;
             let name = match file.path().to_str() {
@@ -38,14 +53,13 @@ pub(super) fn log_to_file(py: Python<'_>, path: PathBuf, max_bytes: u64) -> PyRe
                     .escape_ascii()
                     .to_string(),
             };
-            Outlet::start(&name, file, CHANNEL)
+            SinkHandle::start(&name, if fsync { file.synced() } else { file }, hold)
         });
-        let outlet =
+        let handle =
             opened.map_err(|error| os_error(py, &error, &path).unwrap_or_else(|error| error))?;
-        py.detach(|| runs.add_sink(outlet).map_err(drop))
-            .map_err(|()| {
-                PyValueError::new_err(format!("events are written to {} already", path.display()))
-            })
+        added(py, handle, || {
+            format!("events are written to {} already", path.display())
+        })
     })
 }
 
@@ -59,20 +73,4 @@ fn os_error(py: Python<'_>, error: &io::Error, path: &Path) -> PyResult<PyErr> {
     Ok(PyErr::from_value(
         py.get_type::<PyOSError>().call1(arguments)?,
     ))
-}
-
-/// Adds what the sinks of all runs count to the dict of `stats()`.
-pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<()> {
-    let runs = runs(py);
-    let outlets = py.detach(|| runs.sinks());
-    let sinks = PyDict::new(py);
-    for (name, counted) in outlets {
-        let sink = PyDict::new(py);
-        sink.set_item("written", counted.written)?;
-        sink.set_item("dropped", counted.dropped)?;
-        sink.set_item("failed", counted.failed)?;
-        sink.set_item("errors", counted.errors)?;
-        sinks.set_item(name, sink)?;
-    }
-    stats.set_item("sinks", sinks)
 }

@@ -31,7 +31,9 @@ mod run_handler;
 mod run_id;
 mod run_key;
 mod runs;
+mod settings;
 mod shutdown;
+mod sink;
 mod slot;
 mod stats;
 mod subscription;
@@ -64,8 +66,6 @@ mod _core {
         register_cancellation_checker, register_event_callback,
     };
     #[pymodule_export]
-    use super::route::configure;
-    #[pymodule_export]
     use super::run::PyRun;
     #[pymodule_export]
     use super::run_callback::{PyRunCallback, PyRunChecker};
@@ -74,7 +74,11 @@ mod _core {
     #[pymodule_export]
     use super::runs::{active_runs, cancel_run, get_run, open_run};
     #[pymodule_export]
+    use super::settings::configure;
+    #[pymodule_export]
     use super::shutdown::shutdown;
+    #[pymodule_export]
+    use super::sink::{PySinkHandle, add_sink, flush};
     #[pymodule_export]
     use super::stats::stats;
     #[pymodule_export]

@@ -1,5 +1,6 @@
 //! Whose event is it, where the handler and the calling context give two answers?
 
+use super::arguments::shown;
 use super::context;
 use super::run_id::are_one_run;
 use crate::sync::{AtomicU8, Ordering};
@@ -14,7 +15,7 @@ static ROUTE: AtomicU8 = AtomicU8::new(Route::Handler as u8);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Route {
+pub(super) enum Route {
     /// The handler's run id, as the original does.
     Handler,
     /// The calling context's run where one is known.
@@ -78,28 +79,20 @@ pub(super) fn resolve<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Target<'py>> 
     Ok(Target::Context(current))
 }
 
-/// Choose whose event it is where a handler's run id and the calling context's current run differ.
-///
-/// `route="handler"` (the default) goes by the run id that the handler or the call was given, as the original module does.
-/// `"context"` prefers the run of the calling context, where one is known: it repairs a host whose run id is a
-/// process-wide variable. `"strict"` drops such an event and counts it in `stats()["dropped"]["route"]`.
-///
-/// For the whole process, from now on; the environment variable `LLM_CALLBACK_ROUTE` sets it at import.
-/// Thread-safe, does not block. Raises ValueError for any other text, TypeError for what is none.
-#[pyfunction]
-#[pyo3(signature = (*, route))]
-pub(super) fn configure(route: &Bound<'_, PyAny>) -> PyResult<()> {
+/// The route that an argument names.
+pub(super) fn parse(route: &Bound<'_, PyAny>) -> PyResult<Route> {
     let Ok(text) = route.cast::<PyString>() else {
         return Err(PyTypeError::new_err(format!(
             "route must be 'handler', 'context' or 'strict', not {}",
-            route.repr()?
+            shown(route)
         )));
     };
-    ROUTE.store(
-        Route::parse(&text.to_string_lossy(), "route")? as u8,
-        Ordering::Relaxed,
-    );
-    Ok(())
+    Route::parse(&text.to_string_lossy(), "route")
+}
+
+/// From now on the route of this process.
+pub(super) fn set(route: Route) {
+    ROUTE.store(route as u8, Ordering::Relaxed);
 }
 
 /// Takes the route from the environment, where it is set and not empty.

@@ -12,15 +12,16 @@ use super::run_handler::PyRunHandler;
 use super::run_id::id_to_python;
 use super::subscription::{self, PySubscription};
 use super::token::{PyToken, kind_and_reason};
-use super::wait::{seconds, wait};
+use super::wait::{seconds, unix_time, wait};
+use crate::sync::OnceLock;
 use crate::{Action, Body, Category, EventId, Run, RunState, Word};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
+use pyo3::{PyTraverseError, PyVisit};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
 ///
@@ -32,14 +33,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[pyclass(name = "Run", module = "llm_callback", frozen, weakref)]
 pub(super) struct PyRun {
     run: Owned<Arc<Run>>,
-    token: PyOnceLock<Py<PyToken>>,
+    /// Made at first use. Not `PyO3`'s: the collector, which looks into this one, hands out no token.
+    token: OnceLock<Py<PyToken>>,
 }
 
 impl PyRun {
     pub(super) fn new(run: Arc<Run>) -> Self {
         Self {
             run: Owned::new(run),
-            token: PyOnceLock::new(),
+            token: OnceLock::new(),
         }
     }
 
@@ -100,13 +102,6 @@ pub(super) fn word(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> Py
     Ok(Word::new(category, action))
 }
 
-/// Seconds since 1970, as `time.time()` has them, to the millisecond: as events have it.
-fn unix_time(time: Option<SystemTime>) -> Option<f64> {
-    let since = time?.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let millis = Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    Some(millis.as_secs_f64())
-}
-
 #[pymethods]
 impl PyRun {
     /// The run's id: an int or a str.
@@ -140,10 +135,17 @@ impl PyRun {
     /// The run's :class:`CancelToken`. Hand it, or children of it, to whoever works for the run.
     #[getter]
     fn token(&self, py: Python<'_>) -> PyResult<Py<PyToken>> {
-        let token = self.token.get_or_try_init(py, || {
-            sleep_if_ended(|| PyToken::wrap(py, self.run()?.token().clone()))
-        })?;
-        Ok(token.clone_ref(py))
+        if let Some(token) = self.token.get() {
+            return Ok(token.clone_ref(py));
+        }
+        let made = sleep_if_ended(|| PyToken::wrap(py, self.run()?.token().clone()))?;
+        // Of two threads that make one at once, both get the first one's.
+        Ok(self.token.get_or_init(|| made).clone_ref(py))
+    }
+
+    /// The token is an object with a `__dict__`, which may refer to the run. To clear that breaks the cycle.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self.token.get())
     }
 
     /// When it was asked to stop, as seconds since 1970; None if it was not.
@@ -180,7 +182,8 @@ impl PyRun {
     fn start(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let run = self.run()?;
-            Ok(py.detach(|| run.start()))
+            let is_running = py.detach(|| run.start());
+            raise_interrupt().map(|()| is_running)
         })
     }
 
@@ -294,8 +297,8 @@ impl PyRun {
     /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what comes
     /// with the end, as `error` or `reason`, in any case; a terminal event that is said by :meth:`emit` is as it is. False,
     /// and counted as late, if the run ends or has ended: so it is for what `on_cancel` calls where the cancel ends a
-    /// pending run, or comes from a shutdown. Thread-safe; does not block. Raises ValueError for data that contain
-    /// themselves.
+    /// pending run, or comes from a shutdown. All annotations of a run hold at most 64 KiB of JSON. Thread-safe; does not
+    /// block. Raises ValueError for data that contain themselves, or do not fit; then none of them is added.
     #[pyo3(signature = (**data))]
     fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
         sleep_if_ended(|| {
@@ -378,6 +381,8 @@ impl PyRun {
         sleep_if_ended(|| {
             let py = slf.py();
             let run = slf.get().run()?;
+            // A Ctrl-C that comes while its readers are woken is raised by the first call in the block, or by its end: raised
+            // here, nothing would end the run.
             let state = py.detach(|| match run.state() {
                 RunState::Pending if run.start() => RunState::Running,
                 _ => run.state(),

@@ -2,10 +2,10 @@
 
 use super::exit::{raise_interrupt, sleep_if_ended};
 use super::table::runs;
-use super::wait::{seconds, wait};
+use super::wait::seconds;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the interpreter's exit waits for sinks.
 const PATIENCE_AT_EXIT: Duration = Duration::from_secs(5);
@@ -21,19 +21,10 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 /// Ends every run, lets no other begin, and waits for the sinks; whether they have everything.
 fn end_runs(py: Python<'_>, reason: &str, timeout: Option<Duration>) -> PyResult<bool> {
     let runs = runs(py);
-    // From here: what the tokens' callbacks take is a part of it.
-    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let has_all = py.detach(|| runs.shutdown(reason, Duration::ZERO));
+    // Once, with all the time that there is: when it is over, the sinks give up.
+    let has_all = py.detach(|| runs.shutdown(reason, timeout.unwrap_or(Duration::MAX)));
     raise_interrupt()?;
-    if has_all {
-        return Ok(true);
-    }
-    let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-    let done = wait(py, left, |slice| {
-        runs.shutdown(reason, slice.unwrap_or(Duration::MAX))
-            .then_some(())
-    });
-    Ok(done?.is_some())
+    Ok(has_all)
 }
 
 /// End every live run as cancelled, with kind `shutdown`, refuse new ones for good, and wait until the sinks have

@@ -1,6 +1,6 @@
 //! The counters' Python face.
 
-use super::{log_file, registry, table};
+use super::{registry, sink, table};
 use crate::Counters;
 use crate::sync::LazyLock;
 use pyo3::prelude::*;
@@ -14,9 +14,14 @@ pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default
 /// `emitted`: events handed to a callback. `dropped`: events that were not, by reason: `no_callback` (their run had
 /// none, or one that is false), `route` (see :func:`configure`). `cancelled`: how often :class:`RunCancelled` was
 /// raised. `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. `runs`: how many are
-/// `live`, how many `finished` ones can still be read, how many were `opened`, and the events and annotations that
-/// came `late`, after the end of their run. `sinks`: for each file, by its real path, what was `written`, `dropped` because it was too slow,
-/// `failed`, and its `errors`. A new dict each time. Thread-safe.
+/// `live`, the `oldest` of them (its `run_id`, and when it was `opened_at` in seconds since 1970; or None), how many `finished` ones
+/// can still be read, the `finished_bytes` that are kept of ended runs, how many were `opened`, and the events and
+/// annotations that came `late`, after the end of their run. `readers`: how many subscriptions are `open`, and the `lag`:
+/// how many events the slowest of them has still to read. `sinks`: for each, by its name (of a file its real path), the
+/// events that were `written` and `dropped`, how often it failed (`errors`) and with which text (`last_error`), and the
+/// ended runs that it has not taken to their end (`waiting`), with the bytes that are held for them (`waiting_bytes`).
+///
+/// A new dict each time. Thread-safe. Takes the lock of each run's log for a moment, without the GIL.
 #[pyfunction]
 pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let counted = COUNTERS.stats();
@@ -31,6 +36,6 @@ pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     stats.set_item("callbacks", callbacks)?;
     stats.set_item("checkers", checkers)?;
     table::add_stats(py, &stats)?;
-    log_file::add_stats(py, &stats)?;
+    sink::add_stats(py, &stats)?;
     Ok(stats)
 }

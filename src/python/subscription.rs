@@ -2,10 +2,10 @@
 
 use super::arguments::shown;
 use super::attached::AttachedMutex;
-use super::exit::{sleep_if_ended, wake_from_any_thread};
+use super::exit::{raise_interrupt, sleep_if_ended, wake_from_any_thread};
 use super::process::Owned;
 use super::wait::{number, seconds, wait};
-use crate::{Closer, EventId, Frame, Lagged, Overflow, Read, Start, Subscription, sse};
+use crate::{Closer, EventId, Frame, Lagged, Limits, Overflow, Read, Start, Subscription, sse};
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -14,8 +14,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// At most so many events are taken from the log at once.
-const BATCH: usize = 256;
+/// At most so much is taken from the log at once.
+const BATCH: Limits = Limits {
+    events: 256,
+    bytes: CHUNK,
+};
+
+/// At most so many bytes are sent at once, or one event: a client that does not read holds no more.
+const CHUNK: usize = 64 << 10;
 
 /// How long a producer waits for a reader with `overflow="block"`, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -110,7 +116,8 @@ fn waiting<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
         .getattr(name)
 }
 
-fn event<'py>(py: Python<'py>, frame: &Frame) -> PyResult<Bound<'py, PyAny>> {
+/// An event as a dict.
+pub(super) fn event<'py>(py: Python<'py>, frame: &Frame) -> PyResult<Bound<'py, PyAny>> {
     let text = PyString::from_bytes(py, frame.json())?;
     decode(py)?.call1((text,))
 }
@@ -226,10 +233,17 @@ impl PySubscription {
     }
 
     /// Reads what is there, waiting for the first event at most `timeout`.
-    fn frames(&self, py: Python<'_>, max: usize, timeout: Option<Duration>) -> PyResult<Read> {
+    fn frames(&self, py: Python<'_>, most: Limits, timeout: Option<Duration>) -> PyResult<Read> {
+        let max = most.events;
         let ready: Vec<_> = {
             let mut place = self.place()?.lock(py);
-            let number = place.ready.len().min(max);
+            let mut bytes = 0;
+            let fits = |frame: &&Arc<Frame>| {
+                bytes += frame.len();
+                bytes <= most.bytes
+            };
+            let number = place.ready.iter().take(max).take_while(fits).count();
+            let number = number.max(1).min(place.ready.len());
             place.ready.drain(..number).collect()
         };
         if !ready.is_empty() {
@@ -238,9 +252,9 @@ impl PySubscription {
         let mut reading = self.reading(py)?;
         let subscription = reading.subscription.as_mut().expect("taken above");
         // What is there is taken with the GIL, which a producer would not give back for milliseconds.
-        let read = match subscription.try_read(max) {
+        let read = match subscription.try_read(most) {
             Some(Ok(Read::TimedOut)) | None => {
-                wait(py, timeout, |slice| match subscription.read(max, slice) {
+                wait(py, timeout, |slice| match subscription.read(most, slice) {
                     Ok(Read::TimedOut) => None,
                     read => Some(read),
                 })
@@ -356,7 +370,7 @@ impl PySubscription {
         sleep_if_ended(|| {
             let max = max.map_or(Ok(1000), |max| number("max", max, 1))?;
             let timeout = seconds("timeout", timeout)?;
-            match self.frames(py, max, timeout)? {
+            match self.frames(py, Limits::from(max), timeout)? {
                 Read::Events(frames) => frames.iter().map(|frame| event(py, frame)).collect(),
                 Read::TimedOut | Read::Ended => Ok(Vec::new()),
             }
@@ -376,7 +390,7 @@ impl PySubscription {
     }
 
     /// Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are
-    /// there.
+    /// there, and no more than 64 KiB, but for one frame that is larger by itself.
     ///
     /// Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which
     /// are gone; None gives none. `retry` is the first line then: after how many milliseconds a client connects
@@ -428,7 +442,7 @@ impl PySubscription {
             py.detach(|| closer.close());
             let ready = std::mem::take(&mut self.place()?.lock(py).ready);
             drop(ready);
-            Ok(())
+            raise_interrupt()
         })
     }
 

@@ -1,16 +1,22 @@
 //! The table of this process's runs.
 
 use super::attached::AttachedMutex;
-use super::run_id::id_of_key;
+use super::run_id::{id_of_key, id_to_python};
 use super::run_key::RunKey;
+use super::wait::unix_time;
 use crate::sync::LazyLock;
-use crate::{Run, Runs};
+use crate::{Options, Run, Runs};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::Arc;
 
 /// The lock protects which table is the process's. Under it the table's reference is copied or put in place.
 static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new(Runs::default()));
+
+/// The table's options, for the child of a fork, which must not look into its parent's table. The lock protects them while
+/// they are copied.
+static OPTIONS: LazyLock<AttachedMutex<Options>> =
+    LazyLock::new(|| AttachedMutex::new(Options::default()));
 
 pub(super) fn runs(py: Python<'_>) -> Runs {
     RUNS.lock(py).clone()
@@ -19,12 +25,26 @@ pub(super) fn runs(py: Python<'_>) -> Runs {
 /// Makes what is otherwise made at first use.
 pub(super) fn prepare() {
     LazyLock::force(&RUNS);
+    LazyLock::force(&OPTIONS);
 }
 
 /// In the child of a fork: a table of its own. The parent's stays as it is, for its locks may be held for ever.
 pub(super) fn forget(py: Python<'_>) {
-    let parents = std::mem::take(&mut *RUNS.lock(py));
+    let own = Runs::new(options(py));
+    let parents = std::mem::replace(&mut *RUNS.lock(py), own);
     std::mem::forget(parents);
+}
+
+/// How much this process's table keeps.
+pub(super) fn options(py: Python<'_>) -> Options {
+    *OPTIONS.lock(py)
+}
+
+/// Changes how much this process's table keeps.
+pub(super) fn configure(py: Python<'_>, options: Options) {
+    *OPTIONS.lock(py) = options;
+    let runs = runs(py);
+    py.detach(|| runs.configure(options));
 }
 
 /// The live run of `key`, if there is one. Hardly a cost where no run is open.
@@ -49,11 +69,23 @@ pub(super) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>
 /// Adds what the table counts to the dict of `stats()`.
 pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<()> {
     let table = runs(py);
-    let counted = py.detach(|| table.stats());
+    let (counted, reading) = py.detach(|| (table.stats(), table.readers()));
     let runs = PyDict::new(py);
     runs.set_item("live", counted.live)?;
+    let oldest = counted.oldest.map(|(id, at)| {
+        let oldest = PyDict::new(py);
+        oldest.set_item("run_id", id_to_python(py, &id)?)?;
+        oldest.set_item("opened_at", unix_time(Some(at)))?;
+        PyResult::Ok(oldest)
+    });
+    runs.set_item("oldest", oldest.transpose()?)?;
     runs.set_item("finished", counted.finished)?;
+    runs.set_item("finished_bytes", counted.finished_bytes)?;
     runs.set_item("opened", counted.opened)?;
     runs.set_item("late", counted.late)?;
-    stats.set_item("runs", runs)
+    stats.set_item("runs", runs)?;
+    let readers = PyDict::new(py);
+    readers.set_item("open", reading.open)?;
+    readers.set_item("lag", reading.lag)?;
+    stats.set_item("readers", readers)
 }

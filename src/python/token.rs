@@ -143,10 +143,12 @@ impl PyToken {
 
     /// Have `callback()` called once, when the token is cancelled; at once, here, if it is already.
     ///
-    /// It is called on the thread that cancels (a deadline's on a thread of its own) with no lock held, and may do
-    /// anything: ask, cancel, register, subscribe, raise. Returns a :class:`CancelRegistration`, whose `stop` takes
-    /// the callback back; dropping that does not. The token keeps the callback until it is called or stopped, or the
-    /// run has ended.
+    /// It is called with no lock held on the thread that cancels. After a deadline that is a thread which calls the
+    /// callbacks of all deadlines, one after another; when one takes longer than a second, another thread calls those of
+    /// the other deadlines. It may do anything: ask, cancel, register, subscribe, raise.
+    ///
+    /// Returns a :class:`CancelRegistration`, whose `stop` takes the callback back; dropping that does not. The token keeps
+    /// the callback until it is called or stopped, or the run has ended.
     fn on_cancel(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;

@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the main thread looks for signals while it waits.
 const SLICE: Duration = Duration::from_millis(50);
@@ -58,6 +58,13 @@ pub(super) fn seconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<
         }
         Err(_) => Err(PyTypeError::new_err(wrong())),
     }
+}
+
+/// Seconds since 1970, as `time.time()` has them, to the millisecond: as events have it.
+pub(super) fn unix_time(time: Option<SystemTime>) -> Option<f64> {
+    let since = time?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    Some(millis.as_secs_f64())
 }
 
 /// A whole number, at least `least`.

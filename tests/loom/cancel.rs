@@ -1,6 +1,6 @@
 //! Loom's models of the cancellation tree.
 
-use llm_callback::{CancelKind, CancelToken};
+use llm_callback::{CancelKind, CancelToken, Opening, Runs};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
@@ -102,14 +102,79 @@ fn cancel_against_cancel_below() {
     });
 }
 
-/// A child that is dropped while its parent is cancelled harms neither.
+/// A child that is dropped while its parent is cancelled does not hide the children after it, and its callback is called or
+/// dropped.
 #[test]
 fn drop_against_cancel() {
     loom::model(|| {
-        let top = CancelToken::new();
-        let child = top.child();
+        let (held, top) = (std::sync::Arc::new(()), CancelToken::new());
+        let (child, after) = (top.child(), top.child());
+        let holds = held.clone();
+        child.on_cancel(move |_| drop(holds));
         let cancelling = cancelling(&top, "");
         drop(child);
         assert!(cancelling.join().unwrap());
+        assert!(after.is_cancelled());
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    });
+}
+
+/// A cancel of a run that races the run's end cancels the tokens below and returns true, or does nothing at all.
+#[test]
+fn cancel_against_the_end_of_a_run() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let run = runs.open(1, Opening::default()).unwrap();
+        let below = run.token().child();
+        let cancelling = {
+            let run = run.clone();
+            thread::spawn(move || run.cancel(CancelKind::User, ""))
+        };
+        assert!(run.complete("done").unwrap());
+        let was_first = cancelling.join().unwrap();
+        assert_eq!(run.token().is_cancelled(), was_first);
+        assert_eq!(below.is_cancelled(), was_first);
+    });
+}
+
+/// Two threads end a run, one of them by giving it up: the tokens below are cancelled exactly if the run's token is.
+#[test]
+fn giving_up_against_the_end_of_a_run() {
+    loom::model(|| {
+        let runs = Runs::default();
+        let run = runs.open(1, Opening::default()).unwrap();
+        let below = run.token().child();
+        let giving_up = {
+            let run = run.clone();
+            thread::spawn(move || run.finish_cancelled())
+        };
+        let was_end = run.complete("done").unwrap();
+        assert!(was_end ^ giving_up.join().unwrap());
+        assert_eq!(below.is_cancelled(), run.token().is_cancelled());
+    });
+}
+
+/// A cancel that passes through a finished run, and one of that run's own token: the token tells the reason of its own,
+/// whichever comes first, and the tokens below are cancelled.
+#[test]
+fn passed_on_cancel_against_direct_cancel() {
+    loom::model(|| {
+        let (runs, reason) = (Runs::default(), "its own");
+        let top = runs.open(1, Opening::default()).unwrap();
+        let opening = Opening {
+            parent: Some(&top),
+            ..Opening::default()
+        };
+        let run = runs.open(2, opening).unwrap();
+        let below = run.token().child();
+        assert!(run.complete("done").unwrap());
+        let cancelling = cancelling(run.token(), reason);
+        assert!(top.cancel(CancelKind::Shutdown, "from above"));
+        assert!(below.is_cancelled());
+        assert!(cancelling.join().unwrap());
+        let why = run.token().cancelled().unwrap();
+        assert_eq!((why.kind, &*why.reason), (CancelKind::User, reason));
+        let (below, later) = (below.cancelled(), run.token().child().cancelled());
+        assert_eq!(below, later);
     });
 }

@@ -4,13 +4,14 @@ use llm_callback::{Body, EventLog, Limits, Overflow, Read, Start, Word};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn body(word: Word) -> Body {
     Body::from_json(word, b"null", b"{}")
 }
 
 fn log() -> Arc<EventLog> {
-    EventLog::new(&1.into(), Limits::default(), None)
+    EventLog::new(&1.into(), Limits::default())
 }
 
 fn read_to_the_end(log: &Arc<EventLog>) -> Vec<u64> {
@@ -73,19 +74,107 @@ fn subscribe_against_emit() {
     });
 }
 
+/// A log with room for one event.
+fn small_log() -> Arc<EventLog> {
+    let limits = Limits {
+        events: 1,
+        bytes: usize::MAX,
+    };
+    EventLog::new(&1.into(), limits)
+}
+
+/// Appends, on a thread of its own, events with the numbers 1 to `last`, of which the last ends the log.
+fn appending(log: &Arc<EventLog>, last: u64) -> thread::JoinHandle<()> {
+    let log = Arc::clone(log);
+    thread::spawn(move || {
+        for number in 1..=last {
+            let word = if number == last {
+                Word::COMPLETED
+            } else {
+                Word::LLM_STREAM
+            };
+            assert_eq!(log.append(&body(word)).unwrap().sequence, number);
+        }
+    })
+}
+
+/// A producer whose patience runs out at once goes on beside a reader that reads on: the reader gets every event in order,
+/// or is told by a gap how many it has lost, and gets the last one in any case.
+#[test]
+fn patience_that_runs_out_against_read() {
+    loom::model(|| {
+        let log = small_log();
+        let mut reader = log.subscribe(&Start::Live, Overflow::Block(Duration::ZERO));
+        let appending = appending(&log, 3);
+        let (mut seen, mut last) = (0, None);
+        while let Read::Events(frames) = reader.read(1, None).unwrap() {
+            for frame in frames
+                .iter()
+                .filter(|frame| frame.word() != Word::STREAM_GAP)
+            {
+                seen += 1;
+                assert_eq!(frame.sequence(), seen + reader.lost());
+                last = Some(frame.word());
+            }
+        }
+        appending.join().unwrap();
+        assert_eq!((seen + reader.lost(), last), (3, Some(Word::COMPLETED)));
+    });
+}
+
+/// Whom a producer has given up waiting for costs no other reader an event: the one whom it still waits for reads all.
+#[test]
+fn patience_with_one_reader_against_another_that_reads() {
+    loom::model(|| {
+        let log = small_log();
+        let mut idle = log.subscribe(&Start::Live, Overflow::Block(Duration::ZERO));
+        let mut reader = log.subscribe(&Start::Live, Overflow::Block(Duration::MAX));
+        let appending = appending(&log, 3);
+        let mut sequences = Vec::new();
+        while let Read::Events(frames) = reader.read(1, None).unwrap() {
+            sequences.extend(frames.iter().map(|frame| frame.sequence()));
+        }
+        appending.join().unwrap();
+        assert_eq!((sequences, reader.lost()), (vec![1, 2, 3], 0));
+        // Beyond the gap are the two that are held: the terminal one is one more than there is room for.
+        let Read::Events(frames) = idle.read(10, None).unwrap() else {
+            panic!("it is told of its gap");
+        };
+        assert_eq!((frames.len(), idle.lost()), (3, 1));
+    });
+}
+
+/// A producer waits for an idle reader no longer than its patience, and not again until that reader has read on.
+#[test]
+fn patience_runs_out_with_an_idle_reader() {
+    loom::model(|| {
+        let log = small_log();
+        let mut idle = log.subscribe(&Start::Live, Overflow::Block(Duration::ZERO));
+        let token = body(Word::LLM_STREAM);
+        log.append(&token).unwrap();
+        for lost in 1..=2 {
+            let has_to_wait = log.try_append(&token).is_none();
+            assert!(has_to_wait);
+            let appending = {
+                let (log, token) = (Arc::clone(&log), token.clone());
+                // A wait without an end would be a deadlock.
+                thread::spawn(move || log.append(&token).is_ok())
+            };
+            assert!(appending.join().unwrap());
+            assert!(log.try_append(&token).is_some());
+            idle.read(10, None).unwrap();
+            assert_eq!(idle.lost(), 2 * lost);
+            log.append(&token).unwrap();
+        }
+    });
+}
+
 /// Whoever waits to emit, for a reader that does not read, is refused as soon as the log ends.
 #[test]
 fn blocked_emit_against_finish() {
     loom::model(|| {
-        let log = EventLog::new(
-            &1.into(),
-            Limits {
-                events: 1,
-                bytes: usize::MAX,
-            },
-            None,
-        );
-        let _idle = log.subscribe(&Start::Live, Overflow::Block(std::time::Duration::MAX));
+        let log = small_log();
+        let _idle = log.subscribe(&Start::Live, Overflow::Block(Duration::MAX));
         log.append(&body(Word::LLM_STREAM)).unwrap();
         let emitting = {
             let log = Arc::clone(&log);
@@ -133,12 +222,8 @@ fn close_against_wake() {
 #[test]
 fn close_against_blocked_emit() {
     loom::model(|| {
-        let limits = Limits {
-            events: 1,
-            bytes: usize::MAX,
-        };
-        let log = EventLog::new(&1.into(), limits, None);
-        let idle = log.subscribe(&Start::Live, Overflow::Block(std::time::Duration::MAX));
+        let log = small_log();
+        let idle = log.subscribe(&Start::Live, Overflow::Block(Duration::MAX));
         log.append(&body(Word::LLM_STREAM)).unwrap();
         assert!(log.try_append(&body(Word::LLM_STREAM)).is_none());
         let closer = idle.closer();

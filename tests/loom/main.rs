@@ -7,8 +7,9 @@
 mod cancel;
 mod event_log;
 mod runs;
+mod sinks;
 
-use llm_callback::{Counters, Registry, RunId};
+use llm_callback::{Counters, Registry, RunId, Stats};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
@@ -103,17 +104,31 @@ fn runs_are_apart() {
     });
 }
 
-/// No count is lost.
+/// No count of two threads is lost, whichever they count, and whoever reads meanwhile sees no count go back.
 #[test]
 fn counts_add_up() {
-    loom::model(|| {
+    let count_all = |counters: &Counters| {
+        counters.count_emitted();
+        counters.count_no_callback();
+        counters.count_route();
+        counters.count_cancelled();
+    };
+    loom::model(move || {
         let counters: Arc<Counters> = Arc::default();
         let counting = {
             let counters = Arc::clone(&counters);
-            thread::spawn(move || counters.count_emitted())
+            thread::spawn(move || count_all(&counters))
         };
-        counters.count_emitted();
+        count_all(&counters);
+        let meanwhile = counters.stats();
+        assert!((1..=2).contains(&meanwhile.emitted) && (1..=2).contains(&meanwhile.route));
         counting.join().unwrap();
-        assert_eq!(counters.stats().emitted, 2);
+        let expected = Stats {
+            emitted: 2,
+            no_callback: 2,
+            route: 2,
+            cancelled: 2,
+        };
+        assert_eq!(counters.stats(), expected);
     });
 }

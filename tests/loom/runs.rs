@@ -150,28 +150,48 @@ fn finish_against_cancel() {
     });
 }
 
-/// A run that is opened while its parent ends is refused, or is reached by what cancels those above.
+fn below(runs: &Runs, parent: &std::sync::Arc<Run>, id: i64) -> Option<std::sync::Arc<Run>> {
+    let opening = Opening {
+        parent: Some(parent),
+        ..Opening::default()
+    };
+    runs.open(id, opening).ok()
+}
+
+/// A run that is opened while its parent ends is refused, or is cancelled by that end.
 #[test]
 fn finish_against_open_below() {
     loom::model(|| {
         let runs = Runs::default();
-        let below = |parent: &std::sync::Arc<Run>, id: i64| {
-            let opening = Opening {
-                parent: Some(parent),
-                ..Opening::default()
-            };
-            runs.open(id, opening)
+        let parent = open(&runs, false);
+        let ending = {
+            let parent = parent.clone();
+            thread::spawn(move || parent.complete("done").unwrap())
         };
+        let child = below(&runs, &parent, 2);
+        assert!(ending.join().unwrap());
+        assert!(!parent.token().is_cancelled());
+        assert!(child.is_none_or(|child| child.token().is_cancelled()));
+    });
+}
+
+/// A run that is opened while its parent ends and the run above that is cancelled is refused, or is cancelled; in no order
+/// is there a panic.
+#[test]
+fn finish_against_cancel_above_against_open_below() {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(|| {
+        let runs = Runs::default();
         let top = open(&runs, false);
-        let middle = below(&top, 2).unwrap();
+        let middle = below(&runs, &top, 2).unwrap();
         let ending = {
             let middle = middle.clone();
             thread::spawn(move || middle.complete("done").unwrap())
         };
-        let bottom = below(&middle, 3).ok();
-        assert!(ending.join().unwrap());
-        assert!(top.cancel(CancelKind::User, ""));
-        assert!(!middle.token().is_cancelled());
+        let cancelling = thread::spawn(move || top.cancel(CancelKind::User, ""));
+        let bottom = below(&runs, &middle, 3);
+        assert!(ending.join().unwrap() && cancelling.join().unwrap());
         assert!(bottom.is_none_or(|bottom| bottom.token().is_cancelled()));
     });
 }

@@ -129,20 +129,38 @@ assert set(map(str, got)) == {{"(True, [])"}}, got
         assert all_ended(path, {"run"}) is (number > 0)
 
 
-def test_a_shutdown_does_not_wait_for_a_hung_sink(tmp_path: Path) -> None:
-    """It returns False once its time is over; later again, without the GIL, until the sink has everything."""
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    script(
-        """
+# A file that takes little until somebody reads it.
+PIPE = """
 reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 log_to_file(path)
 run = open_run("run")
 for _ in range(2_000):
     run.emit("llm", "stream", {"content": "x" * 1_000})
+"""
+
+
+def test_a_shutdown_does_not_wait_for_a_hung_sink(tmp_path: Path) -> None:
+    """It returns False once its time is over, and again when it is called again; the run has ended."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    script(
+        PIPE
+        + """
 assert shutdown(timeout=0.01) is False
 assert shutdown(timeout=0) is False
 assert run.state == "cancelled"
+""",
+        path,
+    )
+
+
+def test_a_shutdown_waits_without_the_gil(tmp_path: Path) -> None:
+    """While it waits for a sink other threads run, and it returns True once the sink has everything."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    script(
+        PIPE
+        + """
 got = []
 thread = daemon(lambda: got.append(shutdown(timeout=None)))
 os.set_blocking(reader, True)

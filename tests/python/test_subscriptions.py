@@ -747,6 +747,52 @@ def test_a_subscription_keeps_its_log_but_nobody_keeps_a_subscription() -> None:
     second.complete()
 
 
+def start(subscription: Subscription, run: Run) -> None:  # noqa: ARG001 - the others close it
+    """Start the run, which wakes its reader."""
+    run.start()
+
+
+def close(subscription: Subscription, run: Run) -> None:  # noqa: ARG001 - the other starts it
+    """Close the subscription, which wakes its reader."""
+    subscription.close()
+
+
+def close_stream(subscription: Subscription, run: Run) -> None:  # noqa: ARG001 - the other starts it
+    """Close what reads the subscription as SSE."""
+    subscription.sse().close()
+
+
+def leave(subscription: Subscription, run: Run) -> None:  # noqa: ARG001 - the other starts it
+    """Leave the subscription's block."""
+    with subscription:
+        pass
+
+
+@pytest.mark.thread_unsafe(reason="Ctrl-C is the main thread's")
+@pytest.mark.parametrize("waking", [start, close, close_stream, leave])
+def test_ctrl_c_in_a_wake_is_raised_by_what_wakes(
+    waking: Callable[[Subscription, Run], None],
+) -> None:
+    """A Ctrl-C that comes while a reader is woken is raised when the waking is done, and the reader is woken again."""
+    run, again = open_run(pending=True), threading.Event()
+    subscription, wakes = run.subscribe("start"), iter([KeyboardInterrupt])
+
+    def wake() -> None:
+        for interrupt in wakes:
+            raise interrupt
+        again.set()
+
+    assert subscription._wake_when_readable(wake)
+    with pytest.raises(KeyboardInterrupt):
+        waking(subscription, run)
+    waited(again)
+    assert (run.state == "running") is (waking is start)
+    assert subscription.ended is (waking is not start)
+    # Raised once.
+    subscription.close()
+    run.complete()
+
+
 def test_ctrl_c_reaches_a_reader_that_waits() -> None:
     """Ctrl-C interrupts a wait for events, in each way to read, and loses no event."""
     code = """

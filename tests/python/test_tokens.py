@@ -511,6 +511,20 @@ def test_an_error_in_a_callback_is_told(unraisable: Raised, error: BaseException
     assert unraisable.errors == [error] * 3
 
 
+def test_a_run_that_its_token_refers_to_is_freed() -> None:
+    """The garbage collector sees a run's token, so that a cycle through it is freed."""
+
+    def make() -> tuple[Any, Any]:
+        run = open_run()
+        run.token.run = run  # type: ignore[attr-defined]
+        run.complete()
+        return weakref.ref(run), weakref.ref(run.token)
+
+    references = make()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
 def interrupt() -> None:
     """Be interrupted, as by Ctrl-C."""
     raise KeyboardInterrupt

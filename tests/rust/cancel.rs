@@ -1,7 +1,8 @@
 //! Tokens in random trees against a plain model, and under many threads.
 
-use llm_callback::{CancelKind, CancelToken, Cancelled};
+use llm_callback::{CancelKind, CancelToken, Cancelled, Opening, Options, Runs};
 use proptest::prelude::*;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Barrier, Mutex};
@@ -318,6 +319,85 @@ fn a_blocked_callback_delays_no_deadline() {
         assert!(other.wait(Some(LONG)));
         drop(release);
         registering.join().unwrap();
+    });
+}
+
+/// A callback that blocks for ever after its deadline keeps the callbacks of no other deadline from being called.
+#[test]
+fn a_blocked_callback_delays_no_callback_for_long() {
+    with_deadline(|| {
+        let (release, released) = mpsc::channel::<()>();
+        let (called, calls) = mpsc::channel();
+        let soon = Instant::now() + Duration::from_millis(if cfg!(miri) { 500 } else { 100 });
+        // On threads of their own: where the deadline has passed before `on_cancel`, that is who calls back.
+        let registering = std::thread::spawn(move || {
+            let blocked = CancelToken::with_deadline(soon);
+            blocked.on_cancel(move |_| released.recv().unwrap_or_default());
+            blocked
+        });
+        let others = std::thread::spawn(move || {
+            let tokens = [(); 3].map(|()| CancelToken::with_deadline(soon));
+            for token in &tokens {
+                let called = called.clone();
+                token.on_cancel(move |_| called.send(()).unwrap());
+            }
+            assert!(tokens.iter().all(|token| token.wait(Some(LONG))));
+        });
+        for _ in 0..3 {
+            calls.recv_timeout(LONG).unwrap();
+        }
+        drop(release);
+        registering.join().unwrap();
+        others.join().unwrap();
+    });
+}
+
+/// A destructor that blocks, of what a forgotten run held, delays no deadline.
+#[test]
+fn a_blocked_destructor_delays_no_deadline() {
+    struct BlockOnDrop(mpsc::Sender<()>, mpsc::Receiver<()>);
+    impl Drop for BlockOnDrop {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+            let _ = self.1.recv();
+        }
+    }
+    with_deadline(|| {
+        let options = Options {
+            grace: Duration::from_millis(200),
+            ..Options::default()
+        };
+        let runs = Runs::new(options);
+        let run = runs.open(1, Opening::default()).unwrap();
+        let (release, released) = mpsc::channel();
+        let (dropping, is_dropping) = mpsc::channel();
+        let held = BlockOnDrop(dropping, released);
+        run.complete("done").unwrap();
+        run.token().on_cancel(move |_| drop(held));
+        drop(run);
+        is_dropping.recv_timeout(LONG).unwrap();
+        assert!(CancelToken::with_timeout(Duration::from_millis(5)).wait(Some(LONG / 4)));
+        drop(release);
+    });
+}
+
+/// Many deadlines at one moment, each with a callback: few threads call all of them.
+#[test]
+fn callbacks_of_many_deadlines_share_threads() {
+    with_deadline(|| {
+        let number = if cfg!(miri) { 10 } else { 1_000 };
+        let (sender, calls) = mpsc::channel();
+        let at = Instant::now() + Duration::from_millis(500);
+        let tokens: Vec<_> = (0..number)
+            .map(|_| {
+                let (token, sender) = (CancelToken::with_deadline(at), sender.clone());
+                token.on_cancel(move |_| sender.send(std::thread::current().id()).unwrap());
+                token
+            })
+            .collect();
+        let threads = tokens.iter().map(|_| calls.recv_timeout(LONG).unwrap());
+        let threads: HashSet<_> = threads.collect();
+        assert!(threads.len() < 10, "{} threads", threads.len());
     });
 }
 

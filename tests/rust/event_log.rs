@@ -4,7 +4,6 @@ use llm_callback::{
     Body, EventId, EventLog, Frame, Limits, Overflow, Read, Start, Subscription, Word,
 };
 use proptest::prelude::*;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -156,7 +155,7 @@ proptest! {
         operations in prop::collection::vec(operation(), 0..80),
     ) {
         let limits = Limits { events, bytes };
-        let logs: Vec<_> = (0..3).map(|run| EventLog::new(&run.into(), limits, None)).collect();
+        let logs: Vec<_> = (0..3).map(|run| EventLog::new(&run.into(), limits)).collect();
         let mut ids: [Vec<EventId>; 3] = Default::default();
         let mut ended = [false; 3];
         let mut readers: Vec<Reader> = Vec::new();
@@ -252,7 +251,7 @@ proptest! {
         paddings in prop::collection::vec(0..600_usize, 1..if cfg!(miri) { 10 } else { 60 }),
         max in 1..5_usize,
     ) {
-        let log = EventLog::new(&"x".repeat(name).into(), Limits { events, bytes }, None);
+        let log = EventLog::new(&"x".repeat(name).into(), Limits { events, bytes });
         let patience = Duration::from_secs(60);
         let mut reader = log.subscribe(&Start::Live, Overflow::Block(patience));
         let last = paddings.len() as u64 + 1;
@@ -272,27 +271,6 @@ proptest! {
         producer.join().expect("it does not panic");
         prop_assert_eq!((next - 1, reader.lost()), (last, 0));
     }
-}
-
-/// A tap that panics harms its own appending thread: every reader has each event once, in order.
-#[test]
-fn a_tap_that_panics_leaves_the_log_whole() {
-    let tap = |frame: &Arc<Frame>| assert_ne!(frame.sequence(), 3, "on purpose");
-    let log = EventLog::new(&1.into(), Limits::default(), Some(Box::new(tap)));
-    let mut live = log.subscribe(&Start::Live, Overflow::Gap);
-    let mut seen = Vec::new();
-    for number in 1..=5 {
-        let appended = catch_unwind(AssertUnwindSafe(|| {
-            log.append(&body(Word::LLM_STREAM)).is_ok()
-        }));
-        assert_eq!(appended.is_err(), number == 3);
-        if let Ok(Read::Events(frames)) = live.read(10, Some(Duration::ZERO)) {
-            seen.extend(frames.iter().map(|frame| frame.sequence()));
-        }
-    }
-    assert_eq!(seen, [1, 2, 3, 4, 5]);
-    log.append(&body(Word::COMPLETED)).expect("not ended");
-    assert_eq!(read_all(&log), 6);
 }
 
 /// 16 threads emit to runs of their own and to one of all, while readers come and go: nothing is foreign or lost, each
@@ -324,7 +302,7 @@ fn emit_and_read() {
         events: usize::MAX,
         bytes: usize::MAX,
     };
-    let shared = EventLog::new(&"shared".into(), limits, None);
+    let shared = EventLog::new(&"shared".into(), limits);
     let start = Barrier::new(THREADS);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -332,8 +310,7 @@ fn emit_and_read() {
             scope.spawn(move || {
                 start.wait();
                 for run in (thread..runs).step_by(THREADS) {
-                    let log =
-                        EventLog::new(&i64::try_from(run).expect("small").into(), limits, None);
+                    let log = EventLog::new(&i64::try_from(run).expect("small").into(), limits);
                     std::thread::scope(|scope| {
                         let log = &log;
                         scope.spawn(move || assert_eq!(read_all(log), events + 1));

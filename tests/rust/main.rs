@@ -7,8 +7,12 @@ mod cancel;
 #[cfg(not(miri))]
 mod event;
 mod event_log;
+// Miri has no fork.
+#[cfg(all(unix, not(miri)))]
+mod fork;
 mod properties;
 mod runs;
+mod sinks;
 #[cfg(not(miri))]
 mod sse;
 mod threads;

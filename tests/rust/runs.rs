@@ -3,20 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 
 use llm_callback::{
-    Body, CancelKind, Ended, Frame, OpenError, Opening, Options, Outlet, Overflow, Read, Run,
-    RunId, RunState, Runs, Sink, Start, Word,
+    Body, CancelKind, Ended, Frame, OpenError, Opening, Options, Overflow, Read, Run, RunState,
+    Runs, Start, Word,
 };
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(60);
 const PENDING: Opening<'_> = Opening {
     parent: None,
+    detached: false,
     deadline: None,
     data: None,
     pending: true,
@@ -338,135 +337,6 @@ fn live_runs_are_found() {
     assert!(runs.get(&1.into()).is_some());
 }
 
-/// Passes on what it gets, once it is let.
-struct Gate(mpsc::Receiver<()>, mpsc::Sender<(RunId, Word)>);
-
-impl Sink for Gate {
-    fn write(&mut self, frames: &[Arc<Frame>]) -> io::Result<()> {
-        // Open as soon as the other end is gone.
-        let _ = self.0.recv();
-        for frame in frames {
-            let event = frame.event()?;
-            let sent = self.1.send((event.run_id, event.event));
-            sent.map_err(io::Error::other)?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn gate(name: &str) -> (Outlet, mpsc::Sender<()>, mpsc::Receiver<(RunId, Word)>) {
-    let (open, gate) = mpsc::channel();
-    let (sender, seen) = mpsc::channel();
-    let outlet = Outlet::start(name, Gate(gate, sender), 100).unwrap();
-    (outlet, open, seen)
-}
-
-/// A sink gets the events of the runs that are opened while it is there, whole, and nothing after it was taken away.
-#[test]
-fn sinks_come_and_go() {
-    let runs = Runs::default();
-    let before = open(&runs, 1);
-    let (outlet, open_gate, seen) = gate("gate");
-    drop(open_gate);
-    runs.add_sink(outlet).unwrap();
-    let during = open(&runs, 2);
-    for run in [&before, &during] {
-        run.emit(&token()).unwrap();
-    }
-    assert!(during.complete(&json!({})).unwrap());
-    let late = open(&runs, 3);
-    let (twin, ..) = gate("gate");
-    assert_eq!(runs.add_sink(twin).unwrap_err().name(), "gate");
-    assert!(runs.remove_sink("another").is_none());
-    let stats = runs.remove_sink("gate").unwrap();
-    assert_eq!((stats.written, stats.dropped), (4, 0));
-    assert!(runs.remove_sink("gate").is_none() && runs.sinks().is_empty());
-    late.emit(&token()).unwrap();
-    drop(open(&runs, 4));
-    let expected = [
-        (2, Word::STARTED),
-        (2, Word::LLM_STREAM),
-        (2, Word::COMPLETED),
-        (3, Word::STARTED),
-    ];
-    let seen: Vec<_> = seen.iter().collect();
-    assert_eq!(seen, expected.map(|(id, word)| (RunId::Int(id), word)));
-}
-
-/// A sink can be taken away while runs go on and never stop to speak.
-#[test]
-fn a_sink_leaves_busy_runs() {
-    let runs = Runs::default();
-    let (outlet, open_gate, seen) = gate("gate");
-    drop(open_gate);
-    runs.add_sink(outlet).unwrap();
-    let run = open(&runs, 1);
-    std::thread::scope(|scope| {
-        let speaking = scope.spawn(|| while run.emit(&token()).is_ok() {});
-        assert_eq!(seen.recv_timeout(LONG).unwrap().1, Word::STARTED);
-        let stats = runs.remove_sink("gate").unwrap();
-        assert_eq!(stats.written, 1 + seen.iter().count() as u64);
-        assert!(run.complete("").unwrap());
-        speaking.join().unwrap();
-    });
-}
-
-/// A log that outlives its table keeps no sink: dropping the table waits for the sinks, and the log for nobody.
-#[test]
-fn logs_outlive_sinks() {
-    let (outlet, open_gate, seen) = gate("gate");
-    drop(open_gate);
-    let runs = Runs::default();
-    runs.add_sink(outlet).unwrap();
-    let run = open(&runs, 1);
-    let log = Arc::clone(run.log());
-    drop((run, runs));
-    assert_eq!(log.terminal().unwrap().word(), Word::FAILED);
-    assert_eq!(seen.iter().count(), 2);
-}
-
-/// Shutting down ends all runs before any callback runs, each in its own name, and waits for sinks so long and no longer.
-#[test]
-fn shutdown_ends_and_drains() {
-    let runs = Runs::default();
-    let (outlet, open_gate, seen) = gate("slow");
-    runs.add_sink(outlet).unwrap();
-    let parent = open(&runs, 1);
-    let opening = Opening {
-        parent: Some(&parent),
-        ..PENDING
-    };
-    let all = [
-        parent.clone(),
-        open(&runs, 2),
-        runs.open(3, opening).unwrap(),
-    ];
-    let called = Arc::new(AtomicUsize::new(0));
-    for run in &all {
-        let (all, called) = (all.clone(), Arc::clone(&called));
-        run.token().on_cancel(move |why| {
-            assert_eq!(why.kind, CancelKind::Shutdown);
-            assert!(all.iter().all(|run| run.state() == RunState::Cancelled));
-            called.fetch_add(1, Ordering::Relaxed);
-        });
-    }
-    assert!(!runs.shutdown("going home", Duration::from_millis(1)));
-    assert_eq!(called.load(Ordering::Relaxed), 3);
-    assert_eq!(
-        runs.open(4, Opening::default()).unwrap_err(),
-        OpenError::ShutDown
-    );
-    assert_eq!(words(&all[2]), ["lifecycle.cancelled"]);
-    drop(open_gate);
-    assert!(runs.shutdown("again", LONG) && runs.shutdown("again", Duration::ZERO));
-    assert_eq!(seen.iter().count(), 5);
-    assert_eq!(runs.sinks()[0].1.written, 5);
-}
-
 /// A panic in one callback, or one that holds up the thread, leaves no run without its end.
 #[test]
 fn shutdown_survives_callbacks() {
@@ -480,7 +350,7 @@ fn shutdown_survives_callbacks() {
 }
 
 /// After its end a run is reached by nobody: its deadline and its parent's cancel mark nothing and call nothing, also
-/// not what its callbacks hold; a run that is part of it is still reached.
+/// not what its callbacks hold; a detached run that is part of it is still reached.
 #[test]
 fn ended_runs_are_left_alone() {
     let runs = Runs::default();
@@ -492,7 +362,11 @@ fn ended_runs_are_left_alone() {
         ..Opening::default()
     };
     let done = runs.open(2, part_of(&top)).unwrap();
-    let below = runs.open(3, part_of(&done)).unwrap();
+    let detached = Opening {
+        detached: true,
+        ..part_of(&done)
+    };
+    let below = runs.open(3, detached).unwrap();
     let held = Arc::new(());
     for run in [&done, &below] {
         let holds = Arc::clone(&held);
@@ -536,93 +410,337 @@ fn finished_runs_go_by_themselves() {
         grace: Duration::from_millis(5),
         ..Options::default()
     });
-    let logs: Vec<_> = (0..3)
+    let ended: Vec<_> = (0..3)
         .map(|id| {
             let run = open(&runs, id);
             assert!(run.complete(&json!({})).unwrap());
-            Arc::downgrade(run.log())
+            Arc::downgrade(&run)
         })
         .collect();
     let end = Instant::now() + LONG;
-    while logs.iter().any(|log| log.strong_count() > 0) {
+    while ended.iter().any(|run| run.strong_count() > 0) {
         assert!(Instant::now() < end, "they stay");
         std::thread::yield_now();
     }
     assert_eq!(runs.stats().finished, 0);
 }
 
+/// Opens a run, has it say so much, and ends it.
+fn spoken(runs: &Runs, id: i64, number: usize) -> Arc<Run> {
+    let run = open(runs, id);
+    for _ in 0..number {
+        run.emit(&token()).unwrap();
+    }
+    assert!(run.complete(&json!({})).unwrap());
+    run
+}
+
+/// All finished runs together hold no more bytes than the bound, the latest ones; what nobody reads is freed, also where
+/// somebody has kept the run.
+#[test]
+fn finished_runs_are_bounded_in_bytes() {
+    let bound = 20_000;
+    let runs = Runs::new(Options {
+        finished_bytes: bound,
+        ..Options::default()
+    });
+    let kept: Vec<_> = (0..20).map(|id| spoken(&runs, id, 20)).collect();
+    let stats = runs.stats();
+    assert!(
+        stats.finished_bytes <= bound && stats.finished > 0,
+        "{stats:?}"
+    );
+    let held: u64 = kept.iter().map(|run| run.log().held_bytes()).sum();
+    assert!(held < bound + 20 * 500, "{held}");
+    let is_found = |run: &&Arc<Run>| runs.get(run.id()).is_some();
+    assert_eq!(
+        kept.iter().rev().take_while(is_found).count(),
+        stats.finished
+    );
+    // Of a forgotten run that somebody kept, the last event is there, and a gap.
+    assert_eq!(
+        words(&kept[0]),
+        ["lifecycle.started", "stream.gap", "lifecycle.completed"]
+    );
+}
+
+/// A reader that does not read keeps what it has not read of a forgotten run, within the bound; one that reads on frees it.
+#[test]
+fn readers_of_forgotten_runs_are_bounded() {
+    let runs = Runs::new(Options {
+        finished: 0,
+        finished_bytes: 20_000,
+        ..Options::default()
+    });
+    let mut readers = Vec::new();
+    for id in 0..20 {
+        let run = open(&runs, id);
+        readers.push(run.subscribe(&Start::Beginning, Overflow::Gap));
+        for _ in 0..20 {
+            run.emit(&token()).unwrap();
+        }
+        assert!(run.complete(&json!({})).unwrap());
+        let stats = runs.stats();
+        assert!(stats.finished_bytes <= 20_000, "{stats:?}");
+    }
+    let open = runs.readers();
+    assert_eq!((open.open > 0, open.lag), (true, 22));
+    // The latest ones lost nothing, the first all but the lifecycle; each reads to its end.
+    let lost: Vec<_> = readers
+        .iter_mut()
+        .map(|reader| {
+            while let Read::Events(_) = reader.read(5, Some(Duration::ZERO)).unwrap() {}
+            reader.lost()
+        })
+        .collect();
+    assert_eq!((lost[0], lost[19]), (20, 0));
+    assert!(runs.stats().finished_bytes < 20 * 1_000);
+    drop(readers);
+    assert_eq!((runs.readers().open, runs.stats().finished_bytes), (0, 0));
+}
+
+/// The bound on live runs holds, and is told; a run that ends makes room.
+#[test]
+fn live_runs_are_bounded() {
+    let runs = Runs::new(Options {
+        max_live: Some(2),
+        ..Options::default()
+    });
+    let (first, _second) = (open(&runs, 1), open(&runs, 2));
+    let refused = runs.open(3, Opening::default()).unwrap_err();
+    assert_eq!(refused, OpenError::TooMany(2));
+    assert_eq!(runs.stats().oldest.unwrap().0, 1.into());
+    assert!(first.complete("").unwrap());
+    assert_eq!(runs.stats().oldest.unwrap().0, 2.into());
+    open(&runs, 3);
+    let mut options = runs.options();
+    options.max_live = None;
+    runs.configure(options);
+    let _more: Vec<_> = (4..10).map(|id| open(&runs, id)).collect();
+}
+
+/// A bound on the number of finished runs counts each id once, though several of its generations have ended.
+#[test]
+fn superseded_generations_do_not_count() {
+    let runs = Runs::new(Options {
+        finished: 3,
+        ..Options::default()
+    });
+    spoken(&runs, 1, 0);
+    for _ in 0..10 {
+        spoken(&runs, 2, 0);
+    }
+    assert_eq!(runs.stats().finished, 2);
+    assert!(runs.get(&1.into()).is_some());
+}
+
+/// A run ends with its parent, however that ends, unless it is detached; what is below it ends with it.
+#[test]
+fn children_end_with_their_parent() {
+    for is_failed in [false, true] {
+        let runs = Runs::default();
+        let top = open(&runs, 1);
+        let below = |id: i64, parent: &Arc<Run>, detached: bool| {
+            let opening = Opening {
+                parent: Some(parent),
+                detached,
+                ..Opening::default()
+            };
+            runs.open(id, opening).unwrap()
+        };
+        let (child, apart) = (below(2, &top, false), below(3, &top, true));
+        let grandchild = below(4, &child, true);
+        let ended = below(5, &top, false);
+        assert!(ended.complete("").unwrap());
+        if is_failed {
+            assert!(top.fail("broken", ""));
+        } else {
+            assert!(top.complete("").unwrap());
+        }
+        let why = child.token().cancelled().unwrap();
+        assert_eq!(why.kind, CancelKind::Parent);
+        assert_eq!(&*why.reason, "the parent run 1 has ended");
+        assert!(grandchild.token().is_cancelled());
+        assert!(!ended.token().is_cancelled() && !apart.token().is_cancelled());
+        assert!(apart.complete("").unwrap());
+        assert_eq!(apart.state(), RunState::Completed);
+        assert!(child.complete("").unwrap());
+        assert_eq!(child.state(), RunState::Cancelled);
+    }
+}
+
+/// Annotations that are too large are refused whole, with a sentence, and the earlier ones stay.
+#[test]
+fn annotations_are_bounded() {
+    let runs = Runs::default();
+    let run = open(&runs, 1);
+    assert!(run.annotate(&json!({"kept": 1})).unwrap());
+    let large = "x".repeat(65_536);
+    let refused = run.annotate(&json!({"large": large})).unwrap_err();
+    assert!(refused.to_string().contains("65536 bytes"), "{refused}");
+    let half = "x".repeat(40_000);
+    assert!(run.annotate(&json!({"first": half})).unwrap());
+    assert!(run.annotate(&json!({"second": half})).is_err());
+    assert!(run.annotate(&json!({"first": 1, "also": 2})).unwrap());
+    assert!(run.complete(&json!({})).unwrap());
+    assert_eq!(data(&run).1, json!({"kept": 1, "first": 1, "also": 2}));
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Operation {
-    Open { pending: bool, below: Option<usize> },
+    Open {
+        id: i64,
+        pending: bool,
+        below: Option<usize>,
+        detached: bool,
+        /// Whether its deadline has passed already.
+        late: bool,
+    },
     Start(usize),
     Emit(usize),
+    Annotate(usize),
     Cancel(usize),
     Complete(usize),
     Fail(usize),
+    Shutdown,
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let run = || any::<prop::sample::Index>().prop_map(|index| index.index(6));
+    let run = || any::<prop::sample::Index>().prop_map(|index| index.index(8));
+    let open = (
+        0..5_i64,
+        any::<bool>(),
+        prop::option::weighted(0.7, run()),
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.1),
+    );
     prop_oneof![
-        4 => (any::<bool>(), prop::option::weighted(0.8, run()))
-            .prop_map(|(pending, below)| Operation::Open { pending, below }),
-        2 => run().prop_map(Operation::Start),
-        4 => run().prop_map(Operation::Emit),
-        2 => run().prop_map(Operation::Cancel),
-        1 => run().prop_map(Operation::Complete),
-        1 => run().prop_map(Operation::Fail),
+        12 => open.prop_map(|(id, pending, below, detached, late)| Operation::Open {
+            id, pending, below, detached, late
+        }),
+        4 => run().prop_map(Operation::Start),
+        8 => run().prop_map(Operation::Emit),
+        4 => run().prop_map(Operation::Annotate),
+        4 => run().prop_map(Operation::Cancel),
+        3 => run().prop_map(Operation::Complete),
+        3 => run().prop_map(Operation::Fail),
+        1 => Just(Operation::Shutdown),
     ]
 }
 
 /// One run as the model has it.
 struct Modelled {
     run: Arc<Run>,
+    id: i64,
+    generation: u64,
     parent: Option<usize>,
+    is_detached: bool,
     words: Vec<&'static str>,
+    annotations: u64,
     is_asked: bool,
     has_ended: bool,
 }
 
-impl Modelled {
-    fn start(&mut self) {
-        if self.words.is_empty() {
-            self.words.push("lifecycle.started");
+/// What the runs of one table are to do, without threads, logs or tokens.
+#[derive(Default)]
+struct Model {
+    runs: Vec<Modelled>,
+    is_shut_down: bool,
+    late: u64,
+}
+
+impl Model {
+    fn live(&self, id: i64) -> bool {
+        self.runs.iter().any(|run| run.id == id && !run.has_ended)
+    }
+
+    /// Why a run is not opened, if it is not.
+    fn refuses(&self, id: i64, parent: Option<usize>) -> Option<&'static str> {
+        let parent = parent.map(|parent| &self.runs[parent]);
+        if self.is_shut_down {
+            Some("shut down")
+        } else if self.live(id) {
+            Some("live")
+        } else if parent.is_some_and(|parent| parent.has_ended) {
+            Some("no parent")
+        } else if parent.is_some_and(|parent| parent.is_asked) {
+            Some("cancelled parent")
+        } else {
+            None
         }
     }
 
-    fn end(&mut self, word: &'static str) -> bool {
-        if self.has_ended {
+    fn start(&mut self, index: usize) -> bool {
+        let run = &mut self.runs[index];
+        if run.words.is_empty() {
+            run.words.push("lifecycle.started");
+        }
+        !run.has_ended
+    }
+
+    /// The end of a run, and with it of those that are part of it.
+    fn end(&mut self, index: usize, word: &'static str) -> bool {
+        if self.runs[index].has_ended {
             return false;
         }
-        if !self.is_asked {
-            self.start();
+        let is_asked = self.runs[index].is_asked;
+        if !is_asked {
+            self.start(index);
         }
-        let word = if self.is_asked {
+        let run = &mut self.runs[index];
+        run.words.push(if is_asked {
             "lifecycle.cancelled"
         } else {
             word
-        };
-        self.words.push(word);
-        self.has_ended = true;
+        });
+        run.has_ended = true;
+        for child in 0..self.runs.len() {
+            let run = &self.runs[child];
+            if run.parent == Some(index) && !run.is_detached && !run.has_ended {
+                self.ask(child);
+            }
+        }
         true
+    }
+
+    /// A cancel of one run: it and all below it are asked, also below what has ended; a pending run ends by it.
+    fn ask(&mut self, index: usize) {
+        let mut reached = vec![index];
+        // Parents come before their children in the list.
+        for (child, run) in self.runs.iter().enumerate() {
+            if run.parent.is_some_and(|parent| reached.contains(&parent)) {
+                reached.push(child);
+            }
+        }
+        for &index in &reached {
+            let run = &mut self.runs[index];
+            run.is_asked |= !run.has_ended;
+        }
+        for index in reached {
+            if self.runs[index].is_asked && self.runs[index].words.is_empty() {
+                self.end(index, "");
+            }
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.is_shut_down = true;
+        for run in &mut self.runs {
+            run.is_asked |= !run.has_ended;
+        }
+        for index in 0..self.runs.len() {
+            self.end(index, "");
+        }
     }
 }
 
-/// A cancel of one: it and all below it are asked, also below what has ended; what has not started ends by it.
-fn ask(model: &mut [Modelled], index: usize) {
-    let mut reached = vec![index];
-    // Parents come before their children in the list.
-    for (child, run) in model.iter().enumerate() {
-        if run.parent.is_some_and(|parent| reached.contains(&parent)) {
-            reached.push(child);
-        }
-    }
-    for index in reached {
-        let run = &mut model[index];
-        run.is_asked |= !run.has_ended;
-        if run.is_asked && run.words.is_empty() {
-            run.end("");
-        }
+fn refusal(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::ShutDown => "shut down",
+        OpenError::Live(_) => "live",
+        OpenError::NoParent(_) => "no parent",
+        OpenError::ParentCancelled(..) => "cancelled parent",
+        _ => "another",
     }
 }
 
@@ -638,67 +756,89 @@ proptest! {
     #[test]
     fn runs_behave_as_the_model(operations in prop::collection::vec(operation(), 0..60)) {
         let runs = Runs::default();
-        let mut model: Vec<Modelled> = Vec::new();
-        let mut late = 0;
+        let mut model = Model::default();
         for operation in operations {
             match operation {
-                Operation::Open { pending, below } => {
-                    let id = RunId::from(i64::try_from(model.len()).unwrap());
-                    let parent = below.filter(|parent| *parent < model.len());
-                    let above = parent.map(|parent| model[parent].run.clone());
-                    let opening = Opening { parent: above.as_ref(), pending, ..Opening::default() };
+                Operation::Open { id, pending, below, detached, late } => {
+                    let parent = below.filter(|parent| *parent < model.runs.len());
+                    let above = parent.map(|parent| model.runs[parent].run.clone());
+                    let deadline = late.then(Instant::now);
+                    let opening = Opening { parent: above.as_ref(), detached, deadline, pending, ..Opening::default() };
                     let opened = runs.open(id, opening);
-                    let refused = parent.is_some_and(|parent| model[parent].has_ended || model[parent].is_asked);
-                    prop_assert_eq!(opened.is_err(), refused);
+                    prop_assert_eq!(opened.as_ref().err().map(refusal), model.refuses(id, parent));
                     let Ok(run) = opened else { continue };
-                    let words = if pending { vec![] } else { vec!["lifecycle.started"] };
-                    model.push(Modelled { run, parent, words, is_asked: false, has_ended: false });
-                }
-                Operation::Start(index) => {
-                    let Some(run) = model.get_mut(index) else { continue };
-                    prop_assert_eq!(run.run.start(), !run.has_ended);
-                    run.start();
-                }
-                Operation::Emit(index) => {
-                    let Some(run) = model.get_mut(index) else { continue };
-                    prop_assert_eq!(run.run.emit(&token()).is_err(), run.has_ended);
-                    if run.has_ended {
-                        late += 1;
-                    } else {
-                        run.start();
-                        run.words.push("llm.stream");
+                    let before = model.runs.iter().filter(|run| run.id == id).count() as u64;
+                    model.runs.push(Modelled {
+                        run, id, generation: before + 1, parent, is_detached: detached, words: vec![], annotations: 0,
+                        is_asked: late, has_ended: false,
+                    });
+                    let index = model.runs.len() - 1;
+                    if late {
+                        model.end(index, "");
+                    } else if !pending {
+                        model.start(index);
                     }
                 }
-                Operation::Cancel(index) => {
-                    let Some(run) = model.get(index) else { continue };
+                Operation::Start(index) if index < model.runs.len() => {
+                    prop_assert_eq!(model.runs[index].run.start(), model.start(index));
+                }
+                Operation::Emit(index) if index < model.runs.len() => {
+                    let emitted = model.runs[index].run.emit(&token());
+                    prop_assert_eq!(emitted.is_ok(), model.start(index));
+                    if emitted.is_ok() {
+                        model.runs[index].words.push("llm.stream");
+                    } else {
+                        model.late += 1;
+                    }
+                }
+                Operation::Annotate(index) if index < model.runs.len() => {
+                    let run = &mut model.runs[index];
+                    let is_in = run.run.annotate(&json!({ "note": run.annotations + 1 })).unwrap();
+                    prop_assert_eq!(is_in, !run.has_ended);
+                    run.annotations += u64::from(is_in);
+                    model.late += u64::from(!is_in);
+                }
+                Operation::Cancel(index) if index < model.runs.len() => {
+                    let run = &model.runs[index];
                     let is_first = !run.has_ended && !run.is_asked;
                     prop_assert_eq!(run.run.cancel(CancelKind::User, ""), is_first);
                     if is_first {
-                        ask(&mut model, index);
+                        model.ask(index);
                     }
                 }
-                Operation::Complete(index) => {
-                    let Some(run) = model.get_mut(index) else { continue };
-                    prop_assert_eq!(run.run.complete("").unwrap(), run.end("lifecycle.completed"));
+                Operation::Complete(index) if index < model.runs.len() => {
+                    let is_end = model.runs[index].run.complete("").unwrap();
+                    prop_assert_eq!(is_end, model.end(index, "lifecycle.completed"));
                 }
-                Operation::Fail(index) => {
-                    let Some(run) = model.get_mut(index) else { continue };
-                    prop_assert_eq!(run.run.fail("", ""), run.end("lifecycle.failed"));
+                Operation::Fail(index) if index < model.runs.len() => {
+                    let is_end = model.runs[index].run.fail("", "");
+                    prop_assert_eq!(is_end, model.end(index, "lifecycle.failed"));
                 }
+                Operation::Shutdown => {
+                    prop_assert!(runs.shutdown("", Duration::ZERO));
+                    model.shut_down();
+                }
+                _ => {}
             }
-            for run in &model {
+            for run in &model.runs {
                 prop_assert_eq!(words(&run.run), run.words.as_slice());
                 prop_assert_eq!(run.run.token().is_cancelled(), run.is_asked);
+                prop_assert_eq!(run.run.generation(), run.generation);
                 let state = match run.words.last() {
                     None => "pending",
                     Some(word) if run.has_ended => &word["lifecycle.".len()..],
                     Some(_) => "running",
                 };
                 prop_assert_eq!(run.run.state().as_str(), state);
+                if run.has_ended {
+                    let note = data(&run.run).1["note"].as_u64().unwrap_or(0);
+                    prop_assert_eq!(note, run.annotations);
+                }
             }
-            let live = model.iter().filter(|run| !run.has_ended).count();
+            let live = model.runs.iter().filter(|run| !run.has_ended).count();
             let stats = runs.stats();
-            prop_assert_eq!((stats.live, stats.late, stats.opened), (live, late, model.len() as u64));
+            let opened = model.runs.len() as u64;
+            prop_assert_eq!((stats.live, stats.late, stats.opened), (live, model.late, opened));
             prop_assert_eq!(runs.has_live(), live > 0);
         }
     }

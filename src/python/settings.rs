@@ -1,0 +1,90 @@
+//! `configure`: what holds for the whole process.
+
+use super::arguments::Arg;
+use super::exit::sleep_if_ended;
+use super::wait::{number, seconds};
+use super::{route, table};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use std::time::Duration;
+
+/// Change the settings of this process. What is not given stays as it is; the signature shows the defaults.
+///
+/// `route` says whose event it is where a handler's run id and the calling context's current run differ. `"handler"` goes
+/// by the run id that the handler or the call was given, as the original module does. `"context"` prefers the run of the
+/// calling context, where one is known: it repairs a host whose run id is a process-wide variable. `"strict"` drops such
+/// an event and counts it in `stats()["dropped"]["route"]`. The environment variable `LLM_CALLBACK_ROUTE` sets it at
+/// import.
+///
+/// `log_events` and `log_bytes` bound the log of each run that is opened from now on: the oldest events make room for new
+/// ones, and a reader that has not read them is told. A finished run can be found and read for `keep_seconds`, as one of
+/// the latest `keep_runs`; all finished runs together, and what readers of forgotten runs have still to read, hold at most
+/// `keep_bytes` of encoded events. `max_live` is how many runs may be live at once, None for any number: then
+/// :func:`open_run` raises RuntimeError.
+///
+/// A child of a fork keeps the settings. Thread-safe; does not block. Raises TypeError or ValueError for invalid arguments;
+/// then nothing is changed.
+#[pyfunction]
+#[pyo3(
+    signature = (
+        *, route=Arg::Missing, log_events=Arg::Missing, log_bytes=Arg::Missing, keep_seconds=Arg::Missing,
+        keep_runs=Arg::Missing, keep_bytes=Arg::Missing, max_live=Arg::Missing
+    ),
+    text_signature = "(*, route='handler', log_events=10000, log_bytes=16777216, keep_seconds=300.0, keep_runs=1000, keep_bytes=268435456, max_live=None)"
+)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a keyword of its own in Python"
+)]
+pub(super) fn configure<'py>(
+    py: Python<'py>,
+    route: Arg<'_, 'py>,
+    log_events: Arg<'_, 'py>,
+    log_bytes: Arg<'_, 'py>,
+    keep_seconds: Arg<'_, 'py>,
+    keep_runs: Arg<'_, 'py>,
+    keep_bytes: Arg<'_, 'py>,
+    max_live: Arg<'_, 'py>,
+) -> PyResult<()> {
+    sleep_if_ended(|| {
+        let route = match route {
+            Arg::Given(route) => Some(route::parse(&route)?),
+            Arg::Missing => None,
+        };
+        let mut options = table::options(py);
+        if let Arg::Given(events) = log_events {
+            options.limits.events = number("log_events", &events, 1)?;
+        }
+        if let Arg::Given(bytes) = log_bytes {
+            options.limits.bytes = number("log_bytes", &bytes, 1)?;
+        }
+        if let Arg::Given(given) = keep_seconds {
+            options.grace = if given.is_none() {
+                return Err(PyValueError::new_err(
+                    "keep_seconds must be a number of seconds, not None: float('inf') keeps runs until another bound is reached",
+                ));
+            } else {
+                // What no clock can hold is no limit.
+                seconds("keep_seconds", Some(&given))?.unwrap_or(Duration::MAX)
+            };
+        }
+        if let Arg::Given(runs) = keep_runs {
+            options.finished = number("keep_runs", &runs, 0)?;
+        }
+        if let Arg::Given(bytes) = keep_bytes {
+            options.finished_bytes = number("keep_bytes", &bytes, 0)?;
+        }
+        if let Arg::Given(runs) = max_live {
+            options.max_live = if runs.is_none() {
+                None
+            } else {
+                Some(number("max_live", &runs, 1)?)
+            };
+        }
+        if let Some(route) = route {
+            route::set(route);
+        }
+        table::configure(py, options);
+        Ok(())
+    })
+}

@@ -1,0 +1,192 @@
+//! The ended runs that one sink has not taken to their end: their logs are held for it, within a bound.
+
+use super::follow::Follow;
+use crate::event_log::{EventLog, Outline};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long, and in how many bytes, the logs of ended runs are held for a sink that has not taken them.
+///
+/// Beyond either bound a run is let go of, the oldest first: only its lifecycle events are kept for the sink, with a gap
+/// event between them, and its other events count as [dropped](crate::SinkStats::dropped).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The bytes of encoded events, over all ended runs.
+    pub bytes: u64,
+    /// The time since the run's end.
+    pub time: Duration,
+}
+
+impl Default for Hold {
+    /// 64 MiB and five minutes.
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            time: Duration::from_secs(300),
+        }
+    }
+}
+
+/// A run whose log is held.
+struct Whole {
+    follow: Arc<Follow>,
+    log: Arc<EventLog>,
+    bytes: u64,
+    ended_at: Instant,
+}
+
+/// A run of which only the lifecycle events are held.
+struct Rest {
+    follow: Arc<Follow>,
+    outline: Outline,
+}
+
+/// The ended runs that a sink has not taken to their end. Guarded by its sink's lock.
+pub(super) struct Backlog {
+    hold: Hold,
+    /// By the order in which the runs were opened, as are the rests.
+    whole: BTreeMap<u64, Whole>,
+    rests: BTreeMap<u64, Rest>,
+    /// Of both.
+    bytes: u64,
+    /// The sink takes no more: nothing is held for it.
+    is_closed: bool,
+}
+
+/// What a backlog has let go of, to be dropped without its lock: dropping a log takes a while.
+#[must_use]
+#[derive(Default)]
+pub(super) struct Released {
+    logs: Vec<Arc<EventLog>>,
+    follows: Vec<Arc<Follow>>,
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        self.logs.iter().for_each(|log| log.let_go());
+    }
+}
+
+impl Backlog {
+    pub(super) fn new(hold: Hold) -> Self {
+        Self {
+            hold,
+            whole: BTreeMap::new(),
+            rests: BTreeMap::new(),
+            bytes: 0,
+            is_closed: false,
+        }
+    }
+
+    /// How many runs are held, and their bytes.
+    pub(super) fn size(&self) -> (usize, u64) {
+        (self.whole.len() + self.rests.len(), self.bytes)
+    }
+
+    /// How long a log is held.
+    pub(super) fn time(&self) -> Duration {
+        self.hold.time
+    }
+
+    /// Whether any log is held.
+    pub(super) fn has_logs(&self) -> bool {
+        !self.whole.is_empty()
+    }
+
+    /// Holds the log of a run that has just ended, unless the sink has taken all of it already.
+    pub(super) fn hold(&mut self, follow: &Arc<Follow>, log: &Arc<EventLog>) -> Released {
+        let mut released = Released::default();
+        // Under the backlog's lock: the follower notes its progress first, and takes this lock after that, to remove the run.
+        if self.is_closed || follow.has_taken(log.last_sequence()) {
+            return released;
+        }
+        log.hold();
+        let bytes = log.held_bytes();
+        self.bytes += bytes;
+        let whole = Whole {
+            follow: Arc::clone(follow),
+            log: Arc::clone(log),
+            bytes,
+            ended_at: Instant::now(),
+        };
+        self.whole.insert(follow.number(), whole);
+        while self.bytes > self.hold.bytes
+            && let Some((_, whole)) = self.whole.pop_first()
+        {
+            self.reduce(whole, &mut released);
+        }
+        while self.bytes > self.hold.bytes
+            && let Some((_, rest)) = self.rests.pop_first()
+        {
+            self.bytes -= rest.outline.bytes();
+            rest.follow.give_up(&rest.outline, false);
+            released.follows.push(rest.follow);
+        }
+        released
+    }
+
+    /// Lets go of the logs that were held for as long as is allowed.
+    pub(super) fn expire(&mut self) -> Released {
+        let mut released = Released::default();
+        let is_late = |whole: &Whole| whole.ended_at.elapsed() >= self.hold.time;
+        let late = self.whole.iter().filter(|(_, whole)| is_late(whole));
+        for number in late.map(|(number, _)| *number).collect::<Vec<_>>() {
+            if let Some(whole) = self.whole.remove(&number) {
+                self.reduce(whole, &mut released);
+            }
+        }
+        released
+    }
+
+    /// Keeps the lifecycle events of a run in place of its log.
+    fn reduce(&mut self, whole: Whole, released: &mut Released) {
+        let outline = whole.log.outline();
+        whole.follow.give_up(&outline, true);
+        self.bytes = self.bytes - whole.bytes + outline.bytes();
+        released.logs.push(whole.log);
+        let follow = whole.follow;
+        let rest = Rest {
+            follow: Arc::clone(&follow),
+            outline,
+        };
+        self.rests.insert(follow.number(), rest);
+    }
+
+    /// Lets go of a run that the sink has taken to its end.
+    pub(super) fn remove(&mut self, number: u64) -> Released {
+        let mut released = Released::default();
+        if let Some(whole) = self.whole.remove(&number) {
+            self.bytes -= whole.bytes;
+            released.logs.push(whole.log);
+            released.follows.push(whole.follow);
+        }
+        if let Some(rest) = self.rests.remove(&number) {
+            self.bytes -= rest.outline.bytes();
+            released.follows.push(rest.follow);
+        }
+        released
+    }
+
+    /// The lifecycle events of a run whose log was let go of.
+    pub(super) fn outline(&self, number: u64) -> Option<Outline> {
+        self.rests.get(&number).map(|rest| rest.outline.clone())
+    }
+
+    /// Holds nothing any more. What the sink has not taken counts as dropped.
+    pub(super) fn close(&mut self) -> Released {
+        self.is_closed = true;
+        self.bytes = 0;
+        let mut released = Released::default();
+        for (_, whole) in std::mem::take(&mut self.whole) {
+            whole.follow.give_up(&whole.log.outline(), false);
+            released.logs.push(whole.log);
+            released.follows.push(whole.follow);
+        }
+        for (_, rest) in std::mem::take(&mut self.rests) {
+            rest.follow.give_up(&rest.outline, false);
+            released.follows.push(rest.follow);
+        }
+        released
+    }
+}

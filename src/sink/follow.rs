@@ -1,0 +1,275 @@
+//! One run as one sink follows it: whether it has news, and how far the sink has taken it.
+
+use super::Followed;
+use super::handle::Shared;
+use crate::event_log::{EventLog, Notify, Outline};
+use crate::run_id::RunId;
+use crate::subscription::Cursor;
+use crate::sync::{AtomicBool, Mutex, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+/// One run as one sink follows it. The log's side announces news, the follower's thread reads them.
+pub(super) struct Follow {
+    run: Followed,
+    /// Greater than that of every run that was opened before it in the same table.
+    number: u64,
+    /// Weak: the run holds the log while it lives, the sink's backlog from its end on.
+    log: Weak<EventLog>,
+    /// Whether the run is in the follower's queue, or about to be. No news is lost: an emitting thread appends under the
+    /// log's lock before it looks here; the follower clears this before it takes that lock to read. So an emitting thread
+    /// that finds it set has appended before that read. Acquire and Release: see [`Shared::announcing`].
+    has_news: AtomicBool,
+    /// Protects how far the sink has taken the run. Under it: work on these fields.
+    progress: Mutex<Progress>,
+    sink: Arc<Shared>,
+}
+
+struct Progress {
+    /// Where the sink reads next.
+    cursor: Cursor,
+    /// The sequence number of the last event that the sink has taken, or that the run's log let go of before.
+    taken: u64,
+    is_opened: bool,
+    is_ended: bool,
+    /// How often in a row the sink has refused this run, and when the run is offered again.
+    failures: u32,
+    retry_at: Option<Instant>,
+    /// Set once the backlog has let go of the log.
+    given_up: Option<GivenUp>,
+}
+
+/// What a backlog has let go of.
+struct GivenUp {
+    first: Option<u64>,
+    last: u64,
+    /// Whether the lifecycle events are still held.
+    keeps_outline: bool,
+    /// How many events count as dropped for it.
+    dropped: u64,
+}
+
+impl GivenUp {
+    fn dropped_after(&self, taken: u64) -> u64 {
+        let is_left = |sequence: u64| u64::from(sequence > taken);
+        let kept = if self.keeps_outline {
+            self.first.map_or(0, is_left) + is_left(self.last)
+        } else {
+            0
+        };
+        self.last.saturating_sub(taken).saturating_sub(kept)
+    }
+}
+
+/// What a sink has taken of a run.
+pub(super) struct Written {
+    /// Where the sink reads on.
+    pub(super) cursor: Cursor,
+    /// The sequence number of the last event that was taken.
+    pub(super) taken: u64,
+    /// How many events were taken.
+    pub(super) events: u64,
+    /// How many events had left the log before these.
+    pub(super) lost: u64,
+    /// Whether they were what is left of a log that was let go of.
+    pub(super) is_outline: bool,
+}
+
+/// What the follower does with a run that has news.
+pub(super) enum Turn {
+    /// Read on in the log, from here, as far as its last event now.
+    Read(Arc<EventLog>, Cursor),
+    /// The log is let go of: write what is left of it.
+    Outline(Outline, u64),
+    /// Nothing: it waits for its next try.
+    Waits,
+    /// Nothing: the sink has taken all, or all that is left.
+    Over,
+}
+
+/// What tells these sinks of a new run's events.
+pub(crate) fn notify(
+    sinks: &[Arc<Shared>],
+    (id, generation, number): (&RunId, u64, u64),
+    log: &Weak<EventLog>,
+) -> Option<Notify> {
+    let follow = |sink: &Arc<Shared>| {
+        Arc::new(Follow {
+            run: Followed {
+                id: id.clone(),
+                generation,
+            },
+            number,
+            log: log.clone(),
+            has_news: AtomicBool::new(false),
+            progress: Mutex::new(Progress {
+                cursor: Cursor::beginning(),
+                taken: 0,
+                is_opened: false,
+                is_ended: false,
+                failures: 0,
+                retry_at: None,
+                given_up: None,
+            }),
+            sink: Arc::clone(sink),
+        })
+    };
+    let follows: Box<[_]> = sinks.iter().map(follow).collect();
+    (!follows.is_empty())
+        .then(|| -> Notify { Box::new(move |end| follows.iter().for_each(|each| each.tell(end))) })
+}
+
+impl Follow {
+    pub(super) fn run(&self) -> &Followed {
+        &self.run
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Has the follower read the run's log. `is_end`: the last event is its terminal one.
+    fn tell(self: &Arc<Self>, is_end: bool) {
+        if is_end && let Some(log) = self.log.upgrade() {
+            // Before the follower hears of it, and while the run still holds its log.
+            self.sink.hold(self, &log);
+        }
+        self.announce();
+    }
+
+    /// Puts the run into the follower's queue, unless it is there.
+    pub(super) fn announce(self: &Arc<Self>) {
+        if self.has_news.load(Ordering::Acquire) {
+            return;
+        }
+        self.sink.announcing(|sink| {
+            if !self.has_news.swap(true, Ordering::AcqRel) {
+                sink.push(self);
+            }
+        });
+    }
+
+    /// Whether the sink has taken the event of this number, or lost it for good.
+    pub(super) fn has_taken(&self, sequence: u64) -> bool {
+        self.progress.lock().taken >= sequence
+    }
+
+    /// The follower's thread has taken the run out of its queue: what it is to do.
+    pub(super) fn turn(&self, now: Instant) -> Turn {
+        self.has_news.store(false, Ordering::Release);
+        let progress = self.progress.lock();
+        if progress.is_ended {
+            return Turn::Over;
+        }
+        if progress.retry_at.is_some_and(|at| now < at) {
+            return Turn::Waits;
+        }
+        let (is_given_up, taken) = (progress.given_up.is_some(), progress.taken);
+        let cursor = progress.cursor.clone();
+        drop(progress);
+        if !is_given_up && let Some(log) = self.log.upgrade() {
+            return Turn::Read(log, cursor);
+        }
+        match self.sink.outline(self.number) {
+            Some(outline) => Turn::Outline(outline, taken),
+            None => Turn::Over,
+        }
+    }
+
+    /// Whether this is the first time that somebody asks.
+    pub(super) fn opens(&self) -> bool {
+        !std::mem::replace(&mut self.progress.lock().is_opened, true)
+    }
+
+    /// Notes that the sink has taken events: see [`Written`].
+    pub(super) fn has_written(&self, done: Written) {
+        let counts = &self.sink.counts;
+        counts.written.fetch_add(done.events, Ordering::Relaxed);
+        let Written {
+            cursor,
+            taken,
+            lost,
+            is_outline,
+            ..
+        } = done;
+        let mut progress = self.progress.lock();
+        progress.cursor = cursor;
+        progress.taken = taken.max(progress.taken);
+        progress.failures = 0;
+        progress.retry_at = None;
+        let taken = progress.taken;
+        match &mut progress.given_up {
+            Some(given_up) => {
+                let dropped = given_up.dropped_after(taken);
+                if !is_outline {
+                    // The log was let go of while the sink was writing: those events count as dropped, and were not.
+                    let written = given_up.dropped.saturating_sub(dropped + lost);
+                    counts.dropped.fetch_sub(written, Ordering::Relaxed);
+                }
+                given_up.dropped = dropped;
+            }
+            None if is_outline => {}
+            None => drop(counts.dropped.fetch_add(lost, Ordering::Relaxed)),
+        }
+    }
+
+    /// Notes that the sink has refused the run; when it is offered again.
+    pub(super) fn has_failed(
+        &self,
+        now: Instant,
+        pause: impl FnOnce(u32) -> std::time::Duration,
+    ) -> Instant {
+        let mut progress = self.progress.lock();
+        let at = now + pause(progress.failures);
+        progress.failures = progress.failures.saturating_add(1);
+        progress.retry_at = Some(at);
+        at
+    }
+
+    /// Its time to be offered again has come, or nobody waits for it.
+    pub(super) fn may_retry(&self) {
+        self.progress.lock().retry_at = None;
+    }
+
+    /// Notes that the sink has taken the terminal event. Whether it is news.
+    pub(super) fn ends(&self) -> bool {
+        let was_ended = std::mem::replace(&mut self.progress.lock().is_ended, true);
+        self.sink.let_go(self.number);
+        !was_ended
+    }
+
+    /// The log is let go of: what the sink has not taken counts as dropped, but what is kept of it.
+    pub(super) fn give_up(&self, outline: &Outline, keeps_outline: bool) {
+        let mut progress = self.progress.lock();
+        let mut given_up = GivenUp {
+            first: outline.first_sequence(),
+            last: outline.last_sequence(),
+            keeps_outline,
+            dropped: 0,
+        };
+        given_up.dropped = given_up.dropped_after(progress.taken);
+        let before = progress.given_up.as_ref().map_or(0, |it| it.dropped);
+        self.sink
+            .counts
+            .dropped
+            .fetch_add(given_up.dropped - before, Ordering::Relaxed);
+        progress.given_up = Some(given_up);
+    }
+
+    /// What is left of a run that is not ended when its sink closes counts as dropped.
+    pub(super) fn give_up_live(&self) {
+        let Some(log) = self.log.upgrade() else {
+            return;
+        };
+        let last = log.last_sequence();
+        let mut progress = self.progress.lock();
+        if progress.given_up.is_none() && !progress.is_ended {
+            let dropped = last.saturating_sub(progress.taken);
+            self.sink
+                .counts
+                .dropped
+                .fetch_add(dropped, Ordering::Relaxed);
+            progress.taken = last;
+        }
+    }
+}

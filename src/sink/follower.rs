@@ -1,0 +1,286 @@
+//! The thread of one sink: it reads the runs that have news from their logs, writes them, and tries again what failed.
+
+use super::follow::{Follow, Turn, Written};
+use super::handle::{Flushing, Shared};
+use super::queue::{Taken, Taker};
+use super::{Batch, Refused, Sink};
+use crate::event::Word;
+use crate::event_log::{EventLog, Limits};
+use crate::frame::Frame;
+use crate::subscription::Cursor;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// At most so much is handed to a sink at once.
+const BATCH: Limits = Limits {
+    events: 256,
+    bytes: 256 << 10,
+};
+
+/// How long what was written may wait for its flush.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The pause after the first failure, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What a follower is told.
+pub(super) enum Note {
+    /// The run has events that the sink has not taken.
+    News(Arc<Follow>),
+    /// Flush, once all that was told before is written.
+    Flush(Flushing),
+    /// End once all that was told before is written.
+    Stop,
+}
+
+/// The state of a sink's thread.
+pub(super) struct Follower<S> {
+    sink: S,
+    shared: Arc<Shared>,
+    notes: Taker<Note>,
+    /// The runs that the sink has refused, to be offered again at their times.
+    refused: Vec<(Instant, Arc<Follow>)>,
+    flushes: Vec<Flushing>,
+    /// Since when something that was written waits for its flush, and whether a lifecycle event does.
+    unflushed: Option<Instant>,
+    has_lifecycle: bool,
+    /// Set once the sink is to end, and all that was told before is written.
+    is_stopping: bool,
+}
+
+impl<S: Sink> Follower<S> {
+    pub(super) fn new(sink: S, shared: &Arc<Shared>, notes: Taker<Note>) -> Self {
+        Self {
+            sink,
+            shared: Arc::clone(shared),
+            notes,
+            refused: Vec::new(),
+            flushes: Vec::new(),
+            unflushed: None,
+            has_lifecycle: false,
+            is_stopping: false,
+        }
+    }
+
+    /// Writes until it is stopped. Returns whether the sink has taken all that it was told of, and flushed.
+    pub(super) fn run(mut self) -> bool {
+        loop {
+            match self.notes.take_until(self.next_due()) {
+                Taken::Item(Note::News(follow)) => self.turn(&follow),
+                Taken::Item(Note::Flush(flushing)) => self.flushes.push(flushing),
+                Taken::Item(Note::Stop) | Taken::Closed => self.is_stopping = true,
+                Taken::TimedOut => {}
+            }
+            self.offer_again();
+            let is_idle = self.notes.is_empty();
+            self.flush_if_due(is_idle);
+            let is_done = self.is_stopping && is_idle && self.refused.is_empty();
+            if is_done || self.shared.is_out_of_time() {
+                break;
+            }
+        }
+        self.end()
+    }
+
+    /// When the thread has something to do though nobody tells it anything.
+    fn next_due(&self) -> Option<Instant> {
+        let refused = self.refused.iter().map(|(at, _)| *at);
+        let flush = self.unflushed.and_then(|since| since.checked_add(IDLE));
+        let end = self.shared.ends_at();
+        refused.chain(flush).chain(end).min()
+    }
+
+    /// Writes what the run's log has now. What comes meanwhile is told anew.
+    fn turn(&mut self, follow: &Arc<Follow>) {
+        match follow.turn(Instant::now()) {
+            Turn::Read(log, cursor) => self.read(follow, &log, cursor),
+            Turn::Outline(outline, taken) => {
+                let last = outline.last_sequence();
+                let frames = outline.after(taken);
+                let done = Written {
+                    cursor: Cursor::after(last),
+                    taken: last,
+                    events: 0,
+                    lost: 0,
+                    is_outline: true,
+                };
+                if self.write(follow, &frames, done) {
+                    self.ended(follow);
+                }
+            }
+            Turn::Waits | Turn::Over => {}
+        }
+    }
+
+    fn read(&mut self, follow: &Arc<Follow>, log: &EventLog, mut cursor: Cursor) {
+        let target = log.last_sequence();
+        loop {
+            let mut ahead = cursor.clone();
+            let read = log.read_at(&mut ahead, BATCH);
+            if let Some(last) = read.frames.last() {
+                let last = last.sequence();
+                let done = Written {
+                    cursor: ahead.clone(),
+                    taken: last,
+                    events: 0,
+                    lost: read.lost,
+                    is_outline: false,
+                };
+                if !self.write(follow, &read.frames, done) {
+                    return;
+                }
+            }
+            if read.is_end {
+                self.ended(follow);
+                return;
+            }
+            if ahead.next() > target || self.shared.is_out_of_time() {
+                return;
+            }
+            cursor = ahead;
+        }
+    }
+
+    /// Hands events to the sink. Returns whether the sink has taken all of them; else they are offered again later.
+    fn write(&mut self, follow: &Arc<Follow>, frames: &[Arc<Frame>], mut all: Written) -> bool {
+        let batch = Batch {
+            run: follow.run(),
+            frames,
+        };
+        let sink = &mut self.sink;
+        let opens = follow.opens();
+        let written = caught(|| {
+            if opens {
+                sink.opened(batch.run);
+            }
+            sink.write(&batch)
+        });
+        // An error after the last event is only counted.
+        let taken = match &written {
+            Err(refused) if refused.taken < all.taken => refused.taken,
+            _ => all.taken,
+        };
+        let is_whole = taken == all.taken;
+        let frames = &frames[..frames.partition_point(|frame| frame.sequence() <= taken)];
+        if is_whole || !frames.is_empty() {
+            let gaps = frames
+                .iter()
+                .filter(|frame| frame.word() == Word::STREAM_GAP);
+            let gaps = gaps.count();
+            self.unflushed.get_or_insert_with(Instant::now);
+            self.has_lifecycle |= frames.iter().any(|frame| frame.is_lifecycle());
+            all.events = (frames.len() - gaps) as u64;
+            if !is_whole {
+                all.cursor = Cursor::after(taken);
+                all.taken = taken;
+                // Without the gap event they will be told of again.
+                all.lost *= u64::from(gaps > 0);
+            }
+            follow.has_written(all);
+        }
+        if let Err(refused) = written {
+            self.shared.has_failed(&refused.error);
+        }
+        if !is_whole {
+            let at = follow.has_failed(Instant::now(), pause);
+            self.refused.push((at, Arc::clone(follow)));
+        }
+        is_whole
+    }
+
+    fn ended(&mut self, follow: &Arc<Follow>) {
+        if follow.ends() {
+            let sink = &mut self.sink;
+            let told = caught(|| {
+                sink.ended(follow.run());
+                Ok(())
+            });
+            self.count(&told);
+        }
+    }
+
+    /// Offers again the runs whose time has come.
+    fn offer_again(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.refused)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(at, _)| *at <= now);
+        self.refused = later;
+        for (_, follow) in due {
+            follow.may_retry();
+            self.turn(&follow);
+        }
+    }
+
+    fn flush_if_due(&mut self, is_idle: bool) {
+        let is_late = |since: Instant| since.elapsed() >= IDLE;
+        // All that was told before a flush was asked for is written by now, but what the sink has refused.
+        let is_asked = !self.flushes.is_empty() && self.refused.is_empty();
+        let is_due = self.unflushed.is_some_and(is_late) || self.has_lifecycle && is_idle;
+        if !is_asked && !is_due {
+            return;
+        }
+        self.unflushed = None;
+        self.has_lifecycle = false;
+        let is_flushed = self.flush();
+        if is_asked {
+            for flushing in self.flushes.drain(..) {
+                flushing.settle(is_flushed);
+            }
+        }
+    }
+
+    fn flush(&mut self) -> bool {
+        let sink = &mut self.sink;
+        let flushed = caught(|| Ok(sink.flush()?));
+        self.count(&flushed)
+    }
+
+    /// Lets nothing wait any more. Returns whether nothing was left.
+    fn end(&mut self) -> bool {
+        let mut has_all = self.flush() && self.refused.is_empty();
+        for (_, follow) in self.refused.drain(..) {
+            follow.give_up_live();
+        }
+        self.shared.close();
+        // Nobody writes what is told from now on.
+        while let Taken::Item(note) = self.notes.take_until(Some(Instant::now())) {
+            match note {
+                Note::News(follow) => {
+                    has_all = false;
+                    follow.give_up_live();
+                }
+                Note::Flush(flushing) => self.flushes.push(flushing),
+                Note::Stop => {}
+            }
+        }
+        for flushing in self.flushes.drain(..) {
+            flushing.settle(has_all);
+        }
+        has_all
+    }
+
+    /// Whether the call went well; if not, it is counted.
+    fn count(&self, done: &Result<(), Refused>) -> bool {
+        if let Err(refused) = done {
+            self.shared.has_failed(&refused.error);
+        }
+        done.is_ok()
+    }
+}
+
+/// A panic of the sink as an error. The panic hook has reported it.
+fn caught(call: impl FnOnce() -> Result<(), Refused>) -> Result<(), Refused> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(io::Error::other("the sink panicked").into()))
+}
+
+/// How long to wait after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE
+        .saturating_mul(1 << failures.min(10))
+        .min(LONGEST_PAUSE)
+}

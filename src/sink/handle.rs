@@ -1,0 +1,423 @@
+//! The handle of a running sink: its name, its counters, and how it is flushed and closed.
+
+use super::Sink;
+use super::backlog::{Backlog, Hold};
+use super::follow::Follow;
+use super::follower::{Follower, Note};
+use super::queue::{Pusher, queue};
+use crate::event_log::{EventLog, Outline};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, yield_now};
+use crate::timer::{self, Alarm, Due};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+/// How long a sink is waited for when its handle is dropped.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The counters of a sink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SinkStats {
+    /// Events that the sink has taken.
+    pub written: u64,
+    /// Events that the sink will never get: a log or the backlog let go of them before the sink took them.
+    pub dropped: u64,
+    /// Calls of the sink that failed or panicked. What was not taken is offered again.
+    pub errors: u64,
+    /// Ended runs that the sink has not taken to their end.
+    pub waiting: usize,
+    /// The bytes of encoded events that are held for these runs.
+    pub waiting_bytes: u64,
+}
+
+/// Counts order nothing and have no partner: relaxed throughout.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) written: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    pub(super) errors: AtomicU64,
+}
+
+/// What a sink's follower shares with the logs and with the sink's handle.
+pub(crate) struct Shared {
+    name: String,
+    queue: Pusher<Note>,
+    pub(super) counts: Counts,
+    /// How many threads are about to put a run into the queue: they have marked the run, and may not have pushed it yet.
+    /// A thread that finds a run marked relies on the thread that marked it. So before a flush or a stop is pushed, this
+    /// must have been zero: its increment comes before the mark (Release, read by Acquire), its decrement (Release) after
+    /// the push, and [`wait_for_announcements`](Self::wait_for_announcements) reads it (Acquire).
+    announcing: AtomicU64,
+    /// Set once the sink was asked to end: it is told of nothing more. Relaxed, no partner: news that comes at that moment
+    /// may be told or not.
+    is_closing: AtomicBool,
+    /// Protects when the sink is to end at the latest.
+    ends_at: Mutex<Option<Instant>>,
+    /// Protects the text of the latest error.
+    last_error: Mutex<Option<String>>,
+    /// Protects the ended runs that are held for the sink, and when the oldest is let go of. Under it: operations on
+    /// these, with a run's progress and its log's lock below it; no call of the sink, and no drop of a log.
+    backlog: Mutex<(Backlog, Option<Alarm>)>,
+    /// Protects the end of the follower's thread: set once the thread is done, to whether the sink has taken everything.
+    done: Mutex<Option<bool>>,
+    is_done: Condvar,
+    this: Weak<Self>,
+}
+
+impl Shared {
+    /// Tells the follower that a run has news.
+    pub(super) fn push(&self, follow: &Arc<Follow>) {
+        if !self.is_closing.load(Ordering::Relaxed) {
+            self.queue.push(Note::News(Arc::clone(follow)));
+        }
+    }
+
+    /// Runs `announce`, which marks a run and pushes it.
+    pub(super) fn announcing(&self, announce: impl FnOnce(&Self)) {
+        self.announcing.fetch_add(1, Ordering::Relaxed);
+        announce(self);
+        self.announcing.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Waits until every run that was marked before this call is in the queue: as long as another thread takes from its mark
+    /// to its push, and no longer than until `end`.
+    fn wait_for_announcements(&self, end: Option<Instant>) {
+        while self.announcing.load(Ordering::Acquire) > 0
+            && end.is_none_or(|end| Instant::now() < end)
+        {
+            yield_now();
+        }
+    }
+
+    /// Whether the sink is to end, and the time for that is over.
+    pub(super) fn is_out_of_time(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+            && self.ends_at().is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// When the sink is to end at the latest.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        *self.ends_at.lock()
+    }
+
+    /// Counts a call of the sink that failed.
+    pub(super) fn has_failed(&self, error: &io::Error) {
+        self.counts.errors.fetch_add(1, Ordering::Relaxed);
+        *self.last_error.lock() = Some(error.to_string());
+    }
+
+    /// Holds the log of a run that has ended, until the sink has taken it or a bound lets it go.
+    pub(super) fn hold(&self, follow: &Arc<Follow>, log: &Arc<EventLog>) {
+        let mut backlog = self.backlog.lock();
+        let released = backlog.0.hold(follow, log);
+        let alarm = if backlog.1.is_none() && backlog.0.has_logs() {
+            Instant::now().checked_add(backlog.0.time()).map(Alarm::new)
+        } else {
+            None
+        };
+        backlog.1 = backlog.1.or(alarm);
+        drop(backlog);
+        drop(released);
+        if let Some(alarm) = alarm
+            && !timer::arm(alarm, self.this.clone() as Weak<dyn Due>)
+        {
+            // The system refuses the thread: the next run that ends asks again.
+            self.backlog.lock().1 = None;
+        }
+    }
+
+    /// Lets go of the log of a run that the sink has taken to its end.
+    pub(super) fn let_go(&self, number: u64) {
+        let released = self.backlog.lock().0.remove(number);
+        drop(released);
+    }
+
+    /// What is left of a run whose log was let go of.
+    pub(super) fn outline(&self, number: u64) -> Option<Outline> {
+        self.backlog.lock().0.outline(number)
+    }
+
+    /// The sink takes no more.
+    pub(super) fn close(&self) {
+        let mut backlog = self.backlog.lock();
+        let released = backlog.0.close();
+        let alarm = backlog.1.take();
+        drop(backlog);
+        drop(released);
+        if let Some(alarm) = alarm {
+            timer::disarm(alarm);
+        }
+    }
+
+    /// Waits for the end of the follower's thread. Returns whether the sink has taken everything by then.
+    fn wait_until_done(&self, end: Option<Instant>) -> bool {
+        wait_until_set(&self.done, &self.is_done, end).unwrap_or(false)
+    }
+
+    fn stats(&self) -> SinkStats {
+        let (waiting, waiting_bytes) = self.backlog.lock().0.size();
+        let counts = &self.counts;
+        SinkStats {
+            written: counts.written.load(Ordering::Relaxed),
+            dropped: counts.dropped.load(Ordering::Relaxed),
+            errors: counts.errors.load(Ordering::Relaxed),
+            waiting,
+            waiting_bytes,
+        }
+    }
+}
+
+impl Due for Shared {
+    fn due(self: Arc<Self>) {
+        let mut backlog = self.backlog.lock();
+        backlog.1 = None;
+        let released = backlog.0.expire();
+        let alarm = if backlog.0.has_logs() {
+            // Each log that is there now ended after the one that this alarm was for.
+            Instant::now()
+                .checked_add(backlog.0.time() / 4)
+                .map(Alarm::new)
+        } else {
+            None
+        };
+        backlog.1 = alarm;
+        drop(backlog);
+        drop(released);
+        if let Some(alarm) = alarm
+            && !timer::arm(alarm, self.this.clone() as Weak<dyn Due>)
+        {
+            self.backlog.lock().1 = None;
+        }
+    }
+}
+
+/// A running sink: its thread, and how to speak to it. A clone is the same sink; dropping the last one
+/// [closes](Self::close) it.
+#[derive(Clone)]
+pub struct SinkHandle(Arc<Owner>);
+
+/// Closes the sink when nobody can speak to it any more.
+struct Owner {
+    shared: Arc<Shared>,
+    /// The sink's thread, which must not wait for itself.
+    thread: ThreadId,
+}
+
+impl fmt::Debug for SinkHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkHandle")
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Clones are equal, and nothing else.
+impl PartialEq for SinkHandle {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SinkHandle {}
+
+impl SinkHandle {
+    /// Starts the sink's thread. The sink gets the events of the runs that are opened after [`Runs::add_sink`].
+    ///
+    /// # Errors
+    ///
+    /// The system's error if it refuses the thread, and [`io::ErrorKind::InvalidInput`] for a name with a NUL in it.
+    ///
+    /// [`Runs::add_sink`]: crate::Runs::add_sink
+    pub fn start(name: &str, sink: impl Sink, hold: Hold) -> io::Result<Self> {
+        if name.contains('\0') {
+            let what = format!("the name of a sink must not contain NUL: {name:?}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let (pusher, taker) = queue();
+        let shared = Arc::new_cyclic(|this| Shared {
+            name: name.to_owned(),
+            queue: pusher,
+            counts: Counts::default(),
+            announcing: AtomicU64::new(0),
+            is_closing: AtomicBool::new(false),
+            ends_at: Mutex::default(),
+            last_error: Mutex::default(),
+            backlog: Mutex::new((Backlog::new(hold), None)),
+            done: Mutex::default(),
+            is_done: Condvar::new(),
+            this: this.clone(),
+        });
+        let follower = Follower::new(sink, &shared, taker);
+        let mut done = Done {
+            shared: Arc::clone(&shared),
+            has_all: false,
+        };
+        let thread = spawn(&format!("llm-callback {name}"), move || {
+            done.has_all = follower.run();
+            drop(done);
+        })?;
+        Ok(Self(Arc::new(Owner { shared, thread })))
+    }
+
+    /// The name that the sink was started with.
+    pub fn name(&self) -> &str {
+        &self.0.shared.name
+    }
+
+    /// The sink's counters so far, also after its end. Never waits for the sink.
+    pub fn stats(&self) -> SinkStats {
+        self.0.shared.stats()
+    }
+
+    /// The text of the latest error of the sink, if there was one.
+    pub fn last_error(&self) -> Option<String> {
+        self.0.shared.last_error.lock().clone()
+    }
+
+    /// Has the sink take every event that was appended before this call, and flush. Returns true once the sink has; false
+    /// if it has not within `timeout`, is closed, or if this is the sink's own thread. Blocks, with no lock held.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let end = Instant::now().checked_add(timeout);
+        self.flushing(end).wait_until(end)
+    }
+
+    /// Stops the sink once it has taken every event that was appended before this call, at most after `patience`. What it
+    /// has not taken by then counts as dropped. Returns true if the sink has taken everything.
+    ///
+    /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits again,
+    /// and returns the same. On the sink's own thread it does not wait, and returns false.
+    pub fn close(&self, patience: Duration) -> bool {
+        self.stop(Instant::now().checked_add(patience)).wait()
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.0.shared)
+    }
+
+    /// Asks the sink to flush.
+    pub(crate) fn flushing(&self, end: Option<Instant>) -> Flushing {
+        let shared = &self.0.shared;
+        shared.wait_for_announcements(end);
+        let flushing = Flushing::default();
+        if self.0.is_here() || !shared.queue.push(Note::Flush(flushing.clone())) {
+            flushing.settle(false);
+        }
+        flushing
+    }
+
+    /// Asks the sink to end until `end`, once it has taken what was appended before. The earliest of several ends counts.
+    pub(crate) fn stop(&self, end: Option<Instant>) -> Stopping {
+        self.0.stop(end)
+    }
+}
+
+impl Owner {
+    /// Whether this is the sink's own thread.
+    fn is_here(&self) -> bool {
+        self.thread == std::thread::current().id()
+    }
+
+    fn stop(&self, end: Option<Instant>) -> Stopping {
+        let shared = &self.shared;
+        shared.wait_for_announcements(end);
+        let mut ends_at = shared.ends_at.lock();
+        *ends_at = ends_at.into_iter().chain(end).min();
+        drop(ends_at);
+        shared.is_closing.store(true, Ordering::Relaxed);
+        shared.queue.push(Note::Stop);
+        Stopping {
+            shared: (!self.is_here()).then(|| Arc::clone(shared)),
+            end,
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let end = Instant::now().checked_add(PATIENCE);
+        self.stop(end).wait();
+    }
+}
+
+/// Tells whoever waits that the follower's thread is done, also if it panics.
+struct Done {
+    shared: Arc<Shared>,
+    has_all: bool,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.shared.close();
+        *self.shared.done.lock() = Some(self.has_all);
+        self.shared.is_done.notify_all();
+    }
+}
+
+/// The end of a sink that was asked to end.
+#[must_use]
+pub(crate) struct Stopping {
+    shared: Option<Arc<Shared>>,
+    end: Option<Instant>,
+}
+
+impl Stopping {
+    /// Waits for the sink's end, as long as the sink was given. Returns whether the sink has taken everything.
+    pub(crate) fn wait(&self) -> bool {
+        let shared = self.shared.as_ref();
+        shared.is_some_and(|shared| shared.wait_until_done(self.end))
+    }
+}
+
+/// A flush that somebody waits for.
+#[derive(Clone, Default)]
+pub(crate) struct Flushing(Arc<(Mutex<Option<bool>>, Condvar)>);
+
+impl Flushing {
+    /// The sink has flushed, or never will.
+    pub(super) fn settle(&self, is_flushed: bool) {
+        let (settled, changed) = &*self.0;
+        settled.lock().get_or_insert(is_flushed);
+        changed.notify_all();
+    }
+
+    /// Waits until the sink has flushed, at most until `end`. Returns whether the sink has.
+    pub(crate) fn wait_until(&self, end: Option<Instant>) -> bool {
+        let (settled, changed) = &*self.0;
+        wait_until_set(settled, changed, end).unwrap_or(false)
+    }
+}
+
+/// Waits until somebody sets the value, at most until `end`.
+fn wait_until_set(
+    value: &Mutex<Option<bool>>,
+    is_set: &Condvar,
+    end: Option<Instant>,
+) -> Option<bool> {
+    let mut value = value.lock();
+    while value.is_none() {
+        match end {
+            None => is_set.wait(&mut value),
+            Some(end) if end <= Instant::now() => break,
+            Some(end) => drop(is_set.wait_until(&mut value, end)),
+        }
+    }
+    *value
+}
+
+#[cfg(not(loom))]
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<ThreadId> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    Ok(thread.spawn(body)?.thread().id())
+}
+
+/// No model has a sink that closes itself: any id but its own will do.
+#[cfg(loom)]
+#[expect(clippy::unnecessary_wraps, reason = "as outside of models")]
+fn spawn(_name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<ThreadId> {
+    loom::thread::spawn(body);
+    let other = std::thread::spawn(|| ());
+    Ok(other.thread().id())
+}

@@ -1,0 +1,123 @@
+//! A destination for the events of all runs: each sink follows the runs' logs on a thread of its own.
+//!
+//! A sink is a cursor over every run's log, not a second queue. An emitting thread only tells the sink's follower that a
+//! run has news; the follower reads the events from the log. If the sink fails, its cursor stays where it is: that is
+//! the retry, and the log is the buffer. What a log lets go of before the sink has taken it becomes an explicit gap event.
+//!
+//! # Locks
+//!
+//! A [backlog](backlog) may take a run's progress and its log's lock; neither of these ever takes a backlog. No lock is
+//! held while a sink is called.
+
+mod backlog;
+mod follow;
+mod follower;
+mod handle;
+mod ndjson;
+mod queue;
+
+pub use backlog::Hold;
+pub(crate) use follow::notify;
+pub(crate) use handle::Shared;
+pub use handle::{SinkHandle, SinkStats};
+pub use ndjson::NdjsonFile;
+
+use crate::frame::Frame;
+use crate::run_id::RunId;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// A destination for events. Each sink is called on one thread, its own, so it may block without delaying anyone else.
+///
+/// A panic counts as an error of the call.
+pub trait Sink: Send + 'static {
+    /// A run is about to be written for the first time.
+    fn opened(&mut self, _run: &Followed) {}
+
+    /// Takes some events of one run, in their order. A `stream.gap` event among them says how many are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] says up to which event the sink has taken the batch; any [`io::Error`] means none. The rest is offered
+    /// again, after a pause that grows up to two seconds, for as long as the run's log holds it. Other runs go on
+    /// meanwhile.
+    fn write(&mut self, batch: &Batch<'_>) -> Result<(), Refused>;
+
+    /// The sink has taken the run's terminal event: the run is not written any more.
+    fn ended(&mut self, _run: &Followed) {}
+
+    /// Makes everything that was taken lasting. Called when nothing is left to write and a lifecycle event was written,
+    /// at least once a second while events are written, when somebody asks for it, and at the end.
+    ///
+    /// # Errors
+    ///
+    /// An error is counted.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// The run that a batch is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Followed {
+    id: RunId,
+    generation: u64,
+}
+
+impl Followed {
+    /// The run's id.
+    pub fn id(&self) -> &RunId {
+        &self.id
+    }
+
+    /// Tells runs of the same id apart: see [`Run::generation`](crate::Run::generation).
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// Some events of one run, in their order, at least one.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    run: &'a Followed,
+    frames: &'a [Arc<Frame>],
+}
+
+impl<'a> Batch<'a> {
+    /// The run that all the events are of.
+    pub fn run(&self) -> &'a Followed {
+        self.run
+    }
+
+    /// The events.
+    pub fn frames(&self) -> &'a [Arc<Frame>] {
+        self.frames
+    }
+}
+
+/// A sink did not take a batch, or not all of it.
+#[derive(Debug)]
+pub struct Refused {
+    /// The sequence number of the last event that it did take; 0 if it took none.
+    pub taken: u64,
+    /// Why it did not take the rest.
+    pub error: io::Error,
+}
+
+impl From<io::Error> for Refused {
+    /// Nothing was taken.
+    fn from(error: io::Error) -> Self {
+        Self { taken: 0, error }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after event {}: {}", self.taken, self.error)
+    }
+}
+
+impl std::error::Error for Refused {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
