@@ -27,13 +27,13 @@ def shutdown(reason: str = "the process shuts down", timeout: float | None = 5.0
 
     Blocks for ``timeout`` seconds at most; None is no limit. The callbacks of ``on_cancel`` run on the calling thread,
     and may keep it longer. Releases the GIL. In a coroutine, use ``await asyncio.to_thread(llm_callback.shutdown)``.
-    Returns True once every sink, such as the file of :func:`log_to_file`, has every event. Returns False on timeout: what
-    a sink has not taken by then counts as dropped.
+    Returns True once every sink, such as the file of :func:`log_to_file`, has every event. Returns False on timeout:
+    what a sink has not taken by then counts as dropped.
 
     Thread-safe and re-entrant: it may be called in a callback, in a signal handler and by code of a run. Calling it
-    again ends nothing more, and returns whether the sinks have every event; of several timeouts the earliest counts. What runs still say afterwards is dropped and counted. The child
-    of a fork starts with no runs and may open new ones. Raises TypeError or ValueError for invalid arguments, before
-    anything else.
+    again ends nothing more, and returns whether the sinks have every event; of several timeouts the earliest counts.
+    What runs still say afterwards is dropped and counted. The child of a fork starts with no runs and may open new
+    ones. Raises TypeError or ValueError for invalid arguments, before anything else.
     """
     if not isinstance(reason, str):
         raise TypeError(f"reason must be a str, not {reason!r}")
