@@ -48,6 +48,7 @@ __all__ = [
     "set_current_run_id",
     "set_global_cancellation_checker",
     "set_global_event_callback",
+    "shutdown",
     "stats",
 ]
 
@@ -178,6 +179,7 @@ def active_runs() -> list[Run]: ...
 def cancel_run(
     run_id: int | str | UUID | Run, /, reason: str = "", *, kind: _Kind = "user"
 ) -> bool: ...
+def shutdown(reason: str, timeout: float | None) -> bool: ...
 def log_to_file(
     path: str | PathLike[str],
     /,

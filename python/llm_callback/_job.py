@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from llm_callback._core import get_run, register_cancellation_checker, register_event_callback
 from llm_callback._views import _callback_registry, _checker_registry
+from llm_callback.cancel import CancelToken
 from llm_callback.capture import _flush, capture_output
 
 TYPE_CHECKING = False
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from llm_callback._core import CancelRegistration, Run
-    from llm_callback.cancel import CancelToken
     from llm_callback.capture import OutputCapture
 
 # Protects whose registrations those of a run's id are, and whether they are put back. Under it: look-ups and
@@ -38,8 +38,9 @@ class Job:
         self.run = run
         self.execute = execute
         self.thread: int | None = None
-        # Set when the thread has come back from it, or is not waited for any more.
-        self.is_done = threading.Event()
+        # Set when the thread has come back from it, or is not waited for any more. A plain Event has a lock: a signal
+        # handler that interrupts the thread holding it would wait for it for ever.
+        self.is_done = CancelToken()
         self._on_event = on_event
         self._before: tuple[Any, Any] = (None, None)
         self._is_clean = False

@@ -67,7 +67,8 @@ class RunManager:
     **The threads** are daemons, and last no longer than there is work. When the interpreter exits, runs are not waited
     for as the pools of ``concurrent.futures`` are: those that wait end as cancelled, those that run are asked to stop
     and ended after ``cancel_timeout`` at the latest. For results, call :meth:`wait` or :meth:`shutdown`, or use the
-    manager in ``with``. In the child of a fork it has no runs, and is as if new.
+    manager in ``with``. :func:`llm_callback.shutdown` ends the runs of all managers before the exit. In the child of a
+    fork a manager has no runs, and is as if new.
 
     Thread-safe, re-entrant: everything may be called from any thread, also by what runs. No lock is held while code
     that is not ours runs.
@@ -223,16 +224,32 @@ class RunManager:
         end = _End(self._patience(timeout))
         for job in self._others():
             job.is_done.wait(end.remaining)
+        self._end_others("the manager is shut down", self._cancel_timeout, _PATIENCE)
+
+    def _cancel_all(self, reason: str) -> None:
+        """Take no more runs, and ask all that are here to stop: those that wait for their turn end by it."""
+        with self._lock:
+            self._is_shut_down = True
+            # First those that wait: none is to begin in the place of one that ends.
+            jobs = [*self._queued.values(), *self._executing.values()]
+        for job in jobs:
+            job.run.cancel(reason, kind="shutdown")
+
+    def _end_others(self, reason: str, patience: float | None, more: float | None) -> None:
+        """Cancel the runs that are executed, and end those that have not ended after ``patience`` seconds.
+
+        ``more`` is how many seconds it waits for another thread that is about to end a run.
+        """
         stopping = self._others()
         for job in stopping:
-            job.run.cancel("the manager is shut down", kind="shutdown")
-        end = _End(self._cancel_timeout)
+            job.run.cancel(reason, kind="shutdown")
+        end = _End(patience)
         for job in stopping:
             if not job.is_done.wait(end.remaining):
                 # Perhaps its run has ended, and could not be cancelled any more.
                 self._abandon(job)
                 # Perhaps another thread was about to; callbacks of others might keep it.
-                job.is_done.wait(_PATIENCE)
+                job.is_done.wait(more)
 
     def __enter__(self) -> Self:
         """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first.
@@ -462,14 +479,24 @@ def _prepare_exit() -> None:
 def _end_all() -> None:
     global _is_exiting  # noqa: PLW0603 - of the process
     _is_exiting = True
+    _shut_down_managers("the interpreter exits", None)
+
+
+def _shut_down_managers(reason: str, timeout: float | None) -> None:
+    """End the runs of all managers, which take no more, within ``timeout`` seconds.
+
+    All are asked to stop at once. Each manager gives its runs its ``cancel_timeout``, if there is as much.
+    """
     with _process_lock:
         managers = list(_managers)
+    end = _End(timeout)
     for manager in managers:
-        manager.shutdown(wait=False)
-        for job in manager._jobs():  # noqa: SLF001
-            job.run.cancel("the interpreter exits", kind="shutdown")
+        manager._cancel_all(reason)  # noqa: SLF001
     for manager in managers:
-        manager.shutdown(timeout=0)
+        patience, more = manager._cancel_timeout, _PATIENCE  # noqa: SLF001
+        if (left := end.remaining) is not None:
+            patience, more = min(patience, left), min(more, left)
+        manager._end_others(reason, patience, more)  # noqa: SLF001
 
 
 def _forget_the_parents() -> None:

@@ -32,6 +32,7 @@ mod run_id;
 mod run_key;
 mod runs;
 mod settings;
+mod shutdown;
 mod sink;
 mod slot;
 mod stats;
@@ -75,6 +76,8 @@ mod _core {
     #[pymodule_export]
     use super::settings::configure;
     #[pymodule_export]
+    use super::shutdown::shutdown;
+    #[pymodule_export]
     use super::sink::{PySinkHandle, add_sink, flush};
     #[pymodule_export]
     use super::stats::stats;
@@ -99,7 +102,8 @@ mod _core {
         super::event::prepare(py)?;
         super::handler::prepare(py)?;
         super::registry::prepare(py);
-        super::table::prepare(py)?;
+        super::table::prepare();
+        super::shutdown::prepare(py)?;
         super::subscription::prepare(py)?;
         super::token::prepare(py);
         super::slot::install(py);

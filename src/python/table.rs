@@ -1,7 +1,6 @@
-//! The table of this process's runs, which ends them with the interpreter.
+//! The table of this process's runs.
 
 use super::attached::AttachedMutex;
-use super::exit::sleep_if_ended;
 use super::run_id::{id_of_key, id_to_python};
 use super::run_key::RunKey;
 use super::wait::unix_time;
@@ -10,7 +9,6 @@ use crate::{Options, Run, Runs};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The lock protects which table is the process's. Under it the table's reference is copied or put in place.
 static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new(Runs::default()));
@@ -20,21 +18,14 @@ static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new
 static OPTIONS: LazyLock<AttachedMutex<Options>> =
     LazyLock::new(|| AttachedMutex::new(Options::default()));
 
-/// How long the interpreter's exit waits for sinks.
-const PATIENCE_AT_EXIT: Duration = Duration::from_secs(5);
-
 pub(super) fn runs(py: Python<'_>) -> Runs {
     RUNS.lock(py).clone()
 }
 
-/// Makes what is otherwise made at first use, and has the runs ended with the interpreter.
-pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+/// Makes what is otherwise made at first use.
+pub(super) fn prepare() {
     LazyLock::force(&RUNS);
     LazyLock::force(&OPTIONS);
-    let at_exit = wrap_pyfunction!(end_all, py)?;
-    py.import("atexit")?
-        .call_method1("register", (at_exit,))
-        .map(drop)
 }
 
 /// In the child of a fork: a table of its own. The parent's stays as it is, for its locks may be held for ever.
@@ -54,14 +45,6 @@ pub(super) fn configure(py: Python<'_>, options: Options) {
     *OPTIONS.lock(py) = options;
     let runs = runs(py);
     py.detach(|| runs.configure(options));
-}
-
-#[pyfunction]
-fn end_all(py: Python<'_>) {
-    sleep_if_ended(|| {
-        let runs = runs(py);
-        py.detach(|| runs.shutdown("the interpreter exits", PATIENCE_AT_EXIT));
-    });
 }
 
 /// The live run of `key`, if there is one. Hardly a cost where no run is open.

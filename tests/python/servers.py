@@ -76,6 +76,8 @@ class Server:
         self.options = options
         self.url = ""
         self.drop: Callable[[], None]
+        # On uvicorn.
+        self.connections: Callable[[], int] | None = None
         self._given: queue.Queue[Given] = queue.Queue()
         self._kept: list[Any] = []
 
@@ -141,15 +143,14 @@ def on_werkzeug(app: Any) -> Iterator[tuple[str, list[socket.socket]]]:
 
 
 @contextmanager
-def on_uvicorn(app: Any) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Serve an ASGI application; give its address and what drops its connections."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=int(DEADLINE),
-    )
+def on_uvicorn(
+    app: Any, **options: Any
+) -> Iterator[tuple[str, Callable[[], None], Callable[[], int]]]:
+    """Serve an ASGI application; give its address, what drops its connections, and how many there are.
+
+    Leaving it waits for the server's end.
+    """
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options)
     server = uvicorn.Server(config)
     loops: queue.Queue[asyncio.AbstractEventLoop] = queue.Queue()
 
@@ -173,7 +174,7 @@ def on_uvicorn(app: Any) -> Iterator[tuple[str, Callable[[], None]]]:
             waited(done)
 
         try:
-            yield f"http://127.0.0.1:{port}", drop
+            yield f"http://127.0.0.1:{port}", drop, lambda: len(server.server_state.connections)
         finally:
             server.should_exit = True
             serving.result()
@@ -223,7 +224,7 @@ def starlette_server(**options: Any) -> Iterator[Server]:
         return server.record(response, body, request)
 
     app = Starlette(routes=[Route("/", page), Route("/runs/{run_id}", events)])
-    with on_uvicorn(app) as (server.url, server.drop):
+    with on_uvicorn(app) as (server.url, server.drop, server.connections):
         yield server
 
 
@@ -243,7 +244,7 @@ def fastapi_server(**options: Any) -> Iterator[Server]:
     async def passing(request: Request, call_next: Any) -> Any:
         return await call_next(request)
 
-    with on_uvicorn(app) as (server.url, server.drop):
+    with on_uvicorn(app) as (server.url, server.drop, server.connections):
         yield server
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import time
 import weakref
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -18,12 +19,14 @@ import httpx
 import httpx_sse
 import pytest
 from hypothesis import example, given, strategies as st
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from llm_callback import open_run, web
 from readers import SseParser, checked, events_of, kind, kinds, numbers, overrun_by_size, say, text
-from servers import BUILDING, SERVERS, on_uvicorn
+from servers import BUILDING, SERVERS, Given, on_uvicorn
 from support import DEADLINE, Running, new_id, printed
 
 if TYPE_CHECKING:
@@ -227,6 +230,11 @@ def test_a_cursor_that_never_was_is_told(cursor: str) -> None:
         ({"retry": "1"}, TypeError),
         ({"after": "now"}, ValueError),
         ({"after": 1.5}, TypeError),
+        ({"send_timeout": 0}, ValueError),
+        ({"send_timeout": float("nan")}, ValueError),
+        ({"send_timeout": "1"}, TypeError),
+        ({"max_age": -1.0}, ValueError),
+        ({"max_age": True}, TypeError),
     ],
 )
 def test_what_the_server_gets_wrong_raises(
@@ -271,6 +279,100 @@ def test_a_dropped_answer_leaves_nothing(number: int) -> None:
         next(body)
     del body
     assert [reference() for reference in gone] == [None, None]
+    run.complete()
+
+
+def gone(reference: Callable[[], Any]) -> None:
+    """Wait until what is referred to is gone, and fail if it stays."""
+    Given(200, None, reference).freed()
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["for", "async for"])
+def test_a_body_whose_chunks_are_not_sent_is_closed(is_async: bool) -> None:
+    """A body whose next chunk is not asked for in time is closed; one that waits for its next chunk is not stuck."""
+    run = open_run()
+    say(run)
+    quiet = web.sse_answer(run, after=None, heartbeat=None, send_timeout=0.001).body
+    assert next(quiet) == RETRY
+    waiting = Running(lambda: next(quiet))
+    stuck = web.sse_answer(run, send_timeout=0.001).body
+    patient = web.sse_answer(run, send_timeout=None).body
+    for body in (stuck, patient):
+        assert (asyncio.run(anext(body)) if is_async else next(body)) == RETRY  # type: ignore[arg-type]
+    gone(weakref.ref(stuck._stream))
+    assert list(stuck) == []
+    say(run)
+    assert numbers(events_of(waiting.result())) == [3]
+    run.complete()
+    assert numbers(events_of(b"".join(patient))) == [1, 2, 3, 4]
+
+
+def test_bodies_are_watched_while_they_are_sent() -> None:
+    """One that has ended, is closed or dropped is watched no more, and one of the child of a fork is."""
+    printed(
+        """
+        import os, threading, time
+        from llm_callback import _stuck, open_run, web
+
+        run = open_run()
+        def body():
+            one = web.sse_answer(run, heartbeat=None, send_timeout=0.001).body
+            next(one)
+            return one
+
+        def until(condition):
+            end = time.monotonic() + 30
+            while not condition():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+        one, two, three = body(), body(), body()
+        assert len(_stuck._bodies) == 3
+        two.close()
+        del three
+        assert [*_stuck._bodies] == [id(one)]
+        until(lambda: one._stream is None and not _stuck._bodies and _stuck._alarm is None)
+        again = body()
+        if hasattr(os, "fork"):
+            pid = os.fork()
+            if pid == 0:
+                assert _stuck._bodies == {}
+                run = open_run()
+                mine = body()
+                until(lambda: mine._stream is None)
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        until(lambda: again._stream is None)
+        """,
+        "-W",
+        "ignore::DeprecationWarning",
+    )
+
+
+def test_an_old_answer_ends() -> None:
+    """Behind the chunk or heartbeat that comes after its age it ends, its reader is freed, and the client resumes."""
+    run = open_run()
+    say(run)
+    body = web.sse_answer(run, heartbeat=0.001, max_age=0.2).body
+    stream = weakref.ref(body._stream)
+    *events, last = [chunk for chunk in body if chunk.startswith(b"id:") or chunk == RETRY]
+    assert (events, numbers(events_of(last))) == ([RETRY], [1, 2])
+    assert stream() is None
+    say(run)
+    run.complete()
+    resumed = web.sse_answer(run, last_event_id=events_of(last)[-1]["id"], max_age=None).body
+    assert numbers(events_of(b"".join(resumed))) == [3, 4]
+
+
+def test_ages_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams that began together do not end together: the age is varied by 20 % at most."""
+    monkeypatch.setattr(web, "monotonic", lambda: 0.0)
+    run = open_run()
+    ends = [web.sse_answer(run, max_age=100.0).body._end for _ in range(100)]
+    assert len(set(ends)) > 50
+    assert all(80.0 <= end <= 120.0 for end in ends if end is not None)
+    assert max(ends) - min(ends) > 20.0  # type: ignore[operator, type-var]
+    assert web.sse_answer(run, max_age=None).body._end is None
     run.complete()
 
 
@@ -361,7 +463,7 @@ def test_plain_asgi() -> None:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body"})
 
-    with on_uvicorn(app) as (url, _), client() as one:
+    with on_uvicorn(app) as (url, *_), client() as one:
         assert numbers(events_of(one.get(f"{url}/{run.run_id}").content)) == [1, 2, 3, 4, 5]
         assert one.get(f"{url}/nobody").status_code == 404
 
@@ -563,6 +665,141 @@ def test_a_client_that_does_not_read(serving: Any) -> None:
         events += events_of(get(server, run.run_id, Last_Event_ID=events[-1]["id"]).content)
     assert checked(events, after=0) > 0
     assert kind(events[-1]) == "lifecycle.completed"
+
+
+@contextmanager
+def not_reading(server: Server, run: Run) -> Iterator[socket.socket]:
+    """Give a client that asks for a run and reads nothing."""
+    address = urlsplit(server.url)
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        one.settimeout(DEADLINE)
+        one.connect((address.hostname, address.port))
+        one.sendall(f"GET /runs/{run.run_id} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
+        yield one
+
+
+def rest(client: socket.socket) -> bytes:
+    """Return all that the client still gets."""
+    got = b""
+    with suppress(ConnectionError):
+        while part := client.recv(1 << 16):
+            got += part
+    return got
+
+
+def test_a_client_that_never_reads_is_dropped(serving: Any) -> None:
+    """A client whose socket takes nothing loses its reader after `send_timeout`; the run goes on."""
+    run = open_run(new_id())
+    with serving(heartbeat=NEVER, send_timeout=0.1) as server, not_reading(server, run) as client:
+        given = server.answer()
+        # What it has not read is more than sockets, servers and the log hold.
+        for _ in range(3):
+            overrun_by_size(run)
+        given.freed()
+        assert say(run)
+        if server.connections is not None:
+            # What the server has not sent goes with the connection, whatever the client does.
+            end = time.monotonic() + DEADLINE
+            while server.connections():
+                assert time.monotonic() < end, "the connection was not closed"
+                time.sleep(0.01)
+        assert b"lifecycle" in rest(client)
+    run.complete()
+
+
+def test_a_client_that_reads_is_not_dropped(serving: Any) -> None:
+    """A quiet run, however long it is silent, and a client that takes what comes are no reason to drop it."""
+    run, other = open_run(new_id()), open_run(new_id())
+    with serving(heartbeat=NEVER, send_timeout=0.1) as server, viewing(server, run) as events:
+        next(events)
+        given = server.answer()
+        with not_reading(server, other):
+            stuck = server.answer()
+            for _ in range(3):
+                overrun_by_size(other)
+            # By now all were looked at.
+            stuck.freed()
+        assert given.stream() is not None
+        run.complete()
+        assert [kind(event.json()) for event in events] == ["lifecycle.completed"]
+    other.complete()
+
+
+def test_an_old_stream_ends_and_the_client_comes_back(serving: Any) -> None:
+    """Over HTTP too a stream ends by its age, properly, and resuming it loses nothing."""
+    run = open_run(new_id())
+    say(run)
+    with serving(heartbeat=0.01, max_age=0.2) as server:
+        events = events_of(get(server, run.run_id).content)
+        server.answer().freed()
+        say(run)
+        run.complete()
+        events += events_of(get(server, run.run_id, Last_Event_ID=events[-1]["id"]).content)
+    assert numbers(events) == [1, 2, 3, 4]
+
+
+@pytest.fixture(params=["starlette", "fastapi"])
+def serving_asgi(request: pytest.FixtureRequest) -> Any:
+    """Serve runs with one of the frameworks on uvicorn."""
+    return SERVERS[request.param]
+
+
+def test_a_server_that_exits_ends_its_streams(serving_asgi: Any) -> None:
+    """uvicorn, which waits for open streams, exits while clients follow quiet runs; their streams end properly."""
+    run = open_run(new_id())
+    with client() as one, ExitStack() as server_stack:
+        server = server_stack.enter_context(serving_asgi(heartbeat=NEVER))
+        url = f"{server.url}/runs/{run.run_id}"
+        with httpx_sse.connect_sse(one, "GET", url) as first, viewing(server, run) as second:
+            streams = [first.iter_sse(), second]
+            for stream in streams:
+                next(stream)
+            given = [server.answer() for _ in streams]
+            # Waits until the server is gone.
+            server_stack.close()
+            assert [list(stream) for stream in streams] == [[], []]
+        for each in given:
+            each.freed()
+    assert run.state == "running"
+    run.complete()
+
+
+def test_a_server_that_exits_drops_a_client_that_does_not_read(serving_asgi: Any) -> None:
+    """The exit of uvicorn comes also where a client takes nothing of what is being sent, long before `send_timeout`."""
+    run = open_run(new_id())
+    with ExitStack() as stack:
+        server = stack.enter_context(serving_asgi(heartbeat=NEVER, send_timeout=NEVER))
+        clients = ExitStack()
+        with clients:
+            clients.enter_context(not_reading(server, run))
+            given = server.answer()
+            for _ in range(3):
+                overrun_by_size(run)
+            stack.close()
+            given.freed()
+    run.complete()
+
+
+def test_a_server_that_has_answered_enough_ends_its_streams() -> None:
+    """Where uvicorn exits by itself, because of `limit_max_requests`, its streams end too."""
+    run = open_run(new_id())
+
+    async def events(request: Request) -> Any:
+        return web.starlette_response(run, request, heartbeat=None)
+
+    app = Starlette(routes=[Route("/", events), Route("/enough", events)])
+    with (
+        client() as one,
+        on_uvicorn(app, limit_max_requests=1) as (url, *_),
+        httpx_sse.connect_sse(one, "GET", url) as source,
+    ):
+        stream = source.iter_sse()
+        next(stream)
+        headers = {"Last-Event-ID": "no"}
+        assert one.get(f"{url}/enough", headers=headers).status_code == 400
+        assert list(stream) == []
+    run.complete()
 
 
 def test_many_clients_of_many_runs(serving: Any) -> None:

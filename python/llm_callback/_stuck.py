@@ -1,0 +1,67 @@
+"""Closes the bodies of clients that do not read. A server's thread that sends to such a client cannot do it itself.
+
+One look a second at all bodies that are sent, while there are any, by the timer of the core: no thread waits for it.
+There is no lock: each step is one operation on a dict or one assignment, and every order of two threads is right.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from llm_callback.cancel import CancelToken
+
+if TYPE_CHECKING:
+    from llm_callback.web import SseBody
+
+_PERIOD = 1.0
+
+# By their `id`: of each until it is closed or dropped.
+_bodies: dict[int, ref[SseBody]] = {}
+# What calls `_look` next. A token that is dropped leaves the timer.
+_alarm: CancelToken | None = None
+
+
+def watch(body: SseBody) -> None:
+    """Close the body once it is stuck."""
+    bodies, key = _bodies, id(body)
+    bodies[key] = ref(body, lambda _: bodies.pop(key, None))
+    _set_alarm()
+
+
+def forget(body: SseBody) -> None:
+    """Watch the body no more. Again does nothing."""
+    _bodies.pop(id(body), None)
+
+
+def _set_alarm() -> None:
+    global _alarm  # noqa: PLW0603 - of the process
+    if _alarm is None:
+        alarm = CancelToken(_PERIOD)
+        alarm.on_cancel(_look)
+        _alarm = alarm
+
+
+def _look() -> None:
+    global _alarm  # noqa: PLW0603 - of the process
+    # First: who comes from here on sets the next alarm, and who came before is seen below.
+    _alarm = None
+    now = monotonic()
+    for reference in list(_bodies.values()):
+        body = reference()
+        if body is not None and body._is_stuck(now):  # noqa: SLF001
+            body.close()
+    if _bodies:
+        _set_alarm()
+
+
+def _forget_the_parents() -> None:
+    """In the child of a fork: neither are the parent's streams its own, nor does its timer go on."""
+    global _bodies, _alarm
+    _bodies, _alarm = {}, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents)
