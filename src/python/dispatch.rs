@@ -171,6 +171,26 @@ pub(super) struct Call<'a, 'py> {
     plain: bool,
 }
 
+/// Whom the events of this run go to, which no checker is asked about.
+#[cold]
+fn listener_of<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Listener<'py>> {
+    let py = run_id.py();
+    let run_id = match route::resolve(run_id)? {
+        Target::Given => run_id.clone(),
+        Target::Context(current) => current,
+        Target::Disagreement(_) => return Ok(Listener::Refused),
+    };
+    if run_id.is_none() {
+        return Ok(Listener::Nobody);
+    }
+    let key = RunKey::new(&run_id)?;
+    let callback = match table::live(py, &key)? {
+        Some(open) => Some(run_callback::of(py, Entry::Callback, open)?),
+        None => Entry::Callback.get(py, &key)?,
+    };
+    Ok(callback.map_or(Listener::Nobody, Listener::Callback))
+}
+
 impl<'a, 'py> Call<'a, 'py> {
     /// A call of a handler whose attributes are its own.
     pub(super) fn plain(handler: &'a Bound<'py, PyHandler>) -> Self {
@@ -182,7 +202,8 @@ impl<'a, 'py> Call<'a, 'py> {
 
     fn choose(&self) -> PyResult<Listener<'py>> {
         let py = self.handler.py();
-        let mut run_id = self.get(Attribute::RunId)?;
+        let given = self.get(Attribute::RunId)?;
+        let mut run_id = given.clone();
         match route::resolve(&run_id)? {
             Target::Given => {}
             Target::Context(current) => run_id = current,
@@ -218,11 +239,18 @@ impl<'a, 'py> Call<'a, 'py> {
         if !explicit.is_none() {
             return Ok(Listener::Callback(explicit));
         }
+        if asked {
+            // The checker may have given the handler another run.
+            let now = self.get(Attribute::RunId)?;
+            if !now.is(&given) {
+                return listener_of(&now);
+            }
+        }
         if let Some(open) = open {
             let callback = run_callback::of(py, Entry::Callback, open)?;
             return Ok(Listener::Callback(callback));
         }
-        // The checker may have registered another.
+        // The checker may have registered another callback.
         if let Some(key) = key.filter(|_| asked) {
             registered = Entry::Callback.get(py, &key)?;
         }

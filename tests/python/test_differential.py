@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 import llm_callback
 import reference_model
@@ -427,7 +427,19 @@ def assert_same(story: Story) -> None:
             world.end()
 
 
+# A checker that gives the handler another run: the callback is that of the other one.
+GIVEN_ANOTHER_RUN = Story(
+    (
+        w.Returns((The(None),)),
+        w.Performs((w.Set(Pooled("handler", 0), "run_id", The(0)),), 1),
+    ),
+    (New("dict", {"name": "search", "input": ""}),),
+    (*BEGINNING, w.Handle(0, (("reasoningText", The("token")),))),
+)
+
+
 @given(stories)
+@example(GIVEN_ANOTHER_RUN)
 def test_same_story_in_both_worlds(story: Story) -> None:
     """Whatever a host does, it sees, prints and catches what it would with the plain model."""
     assert_same(story)

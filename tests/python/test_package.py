@@ -373,7 +373,7 @@ def test_the_view_of_the_current_run() -> None:
 
 @pytest.mark.thread_unsafe(reason="counts all registrations of the process")
 def test_stats_are_plain_numbers() -> None:
-    """A new dict of ints each time, with a dict of reasons in it; what is registered is counted once."""
+    """A new dict each time, of ints and dicts of such; what is registered is counted once."""
 
     def shape(value: Any) -> Any:
         return {key: shape(value[key]) for key in value} if isinstance(value, dict) else type(value)
@@ -385,7 +385,15 @@ def test_stats_are_plain_numbers() -> None:
         "cancelled": int,
         "callbacks": int,
         "checkers": int,
-        "runs": {"live": int, "finished": int, "opened": int, "late": int},
+        "runs": {
+            "live": int,
+            "oldest": type(None),
+            "finished": int,
+            "finished_bytes": int,
+            "opened": int,
+            "late": int,
+        },
+        "readers": {"open": int, "lag": int},
         "sinks": {},
     }
     run_ids = [new_id(), (new_id(), 1)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 # Three of them fit into a log, beside all else that is said here; a fourth does not.
 LARGE = "x" * (5 << 20)
 SMALL = 300
-# So many events iteration and streams take from the log at once.
+# So many events, and bytes of them, iteration and streams take from the log at once, or one event that is larger.
 BATCH = 256
+CHUNK = 64 << 10
 
 ENDS = ("lifecycle.completed", "lifecycle.failed", "lifecycle.cancelled")
 
@@ -70,6 +73,10 @@ class Gap:
     requested: str
     oldest: str
     lost: int
+
+    @property
+    def size(self) -> int:
+        return SMALL
 
 
 @dataclass(eq=False)
@@ -120,10 +127,11 @@ class Reader:
     stream: SseStream | None = None
     last: Said | None = None
 
-    def take(self, most: int) -> list[Said | Gap]:
+    def take(self, most: int, bytes_: float = math.inf) -> list[Said | Gap]:
         """Return what the subscription has to give next. Raises SubscriberLagged."""
         if self.ready:
-            return [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
+            number = len(fitting(list(self.ready), most, bytes_))
+            return [self.ready.popleft() for _ in range(number)]
         if self.closed:
             return []
         taken: list[Said | Gap] = []
@@ -141,10 +149,17 @@ class Reader:
                 self.lost += lost
             self.requested, self.unknown = None, False
             self.next = max(self.next, oldest)
-        held = log[self.next - 1 :][:most]
+        held = fitting(log[self.next - 1 :], most, bytes_)
         self.next += len(held)
         taken += held
         return merged(taken) if self.overflow == "coalesce" else taken
+
+
+def fitting(rows: list[Any], most: int, bytes_: float) -> list[Any]:
+    """Return as many of the first rows as are allowed, but one at least."""
+    sizes = itertools.accumulate(row.size for row in rows[:most])
+    number = sum(1 for _ in itertools.takewhile(lambda size: size <= bytes_, sizes))
+    return rows[: max(number, 1)]
 
 
 def merged(taken: list[Said | Gap]) -> list[Said | Gap]:
@@ -332,7 +347,7 @@ class Runs(RuleBasedStateMachine):
 
         if not reader.ready:
             try:
-                reader.ready.extend(reader.take(BATCH))
+                reader.ready.extend(reader.take(BATCH, CHUNK))
             except SubscriberLagged as expected:
                 self.lagged(expected, one)
                 return
@@ -344,12 +359,12 @@ class Runs(RuleBasedStateMachine):
         if reader.stream is None:
             reader.stream = reader.subscription.sse(heartbeat=1e-9)
         stream = reader.stream
-        self.expect(reader, BATCH, lambda: events_of(next(stream, b"")))
+        self.expect(reader, BATCH, lambda: events_of(next(stream, b"")), CHUNK)
 
-    def expect(self, reader: Reader, most: int, read: Any) -> None:
+    def expect(self, reader: Reader, most: int, read: Any, bytes_: float = math.inf) -> None:
         """Check that ``read`` gives what the model's reader takes."""
         try:
-            taken = reader.take(most)
+            taken = reader.take(most, bytes_)
         except SubscriberLagged as expected:
             self.lagged(expected, read)
             return
