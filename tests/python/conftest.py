@@ -24,8 +24,8 @@ settings.register_profile("ci", COMMON, max_examples=1_500, derandomize=True, pr
 settings.register_profile("long", COMMON, max_examples=20_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-# The files whose tests start browsers, servers, and programs that fork or exit under load. Each such test wants a core of
-# its own and a second one for what it started. Of two at once each would wait for the other, and call that a failure.
+# The files whose tests start browsers, servers, and programs that fork or exit under load. Each such test wants a core
+# of its own and a second one for what it started. Two of them at once would starve each other.
 HUNGRY = {
     "test_bad_input.py",
     "test_benches.py",
