@@ -4,8 +4,11 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 PYTHONS ?= 3.10 3.11 3.12 3.13
+WORKERS ?= 2
 SCALE   ?= 10
 PROFILE ?= long
+# How often a loom model may take a thread's turn away. 3 finds most faults; 8 leaves out next to nothing.
+PREEMPTIONS ?= 3
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,7 +20,11 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_QUIET   := 1
 
-.PHONY: help build demo test test-pythons lint bench stress loom miri wheel clean
+# pytest on WORKERS processes; tests/python/conftest.py says which tests are kept apart. One test needs no workers:
+# .venv/bin/pytest -k NAME
+export SPREAD := -n $(WORKERS) --dist loadgroup
+
+.PHONY: help build demo test test-python test-pythons lint bench stress loom miri wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,10 +36,13 @@ demo: $(VENV)/.installed  ## Ten runs at once, each with its own stream
 
 test: $(VENV)/.installed  ## Rust tests, doc tests, Python tests
 	cargo test --locked
-	$(BIN)/pytest
+	$(BIN)/pytest $(SPREAD)
 
-test-pythons: $(VENV)/.tools  ## The wheel of each CPython found here; PYTHONS="3.10 3.13"
-	MATURIN=$(BIN)/maturin .ci/test-pythons $(PYTHONS)
+test-python: $(VENV)/.tools  ## The wheel of the newest CPython found beside the one of .venv
+	.ci/test-pythons --one $(BIN) $(PYTHONS)
+
+test-pythons: $(VENV)/.tools  ## The wheel of each CPython found here, then four threads; PYTHONS="3.10 3.13"
+	.ci/test-pythons --all $(BIN) $(PYTHONS)
 
 lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src/
 	cargo fmt --check
@@ -61,16 +71,20 @@ bench: $(VENV)/.installed  ## Release build beside plain Python, then the Rust b
 stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short one
 	STRESS_SCALE=$(SCALE) cargo test --release --lib --test rust -- --ignored --test-threads 1
 	STRESS_SCALE=$(SCALE) $(BIN)/python -X dev -m pytest -m stress
-	HYPOTHESIS_PROFILE=$(PROFILE) $(BIN)/pytest tests/python/test_differential.py
+	# Thousands of examples take a test longer than the two minutes after which one is taken to hang.
+	HYPOTHESIS_PROFILE=$(PROFILE) $(BIN)/pytest $(SPREAD) -o faulthandler_timeout=1800 $$(grep -l '^@given' tests/python/test_*.py)
 
-loom:  ## Every interleaving of the models in tests/loom
-	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 \
+loom:  ## The interleavings of the models in tests/loom; PREEMPTIONS=8
+	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) \
 		cargo test --profile loom --test loom --target-dir target/loom
 
 miri:  ## Undefined behaviour and data races, if a nightly Rust is here
 	@if RUSTUP_AUTO_INSTALL=0 cargo +nightly --version >/dev/null 2>&1; then \
 		rustup component add --toolchain nightly miri rust-src; \
 		MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-permissive-provenance' cargo +nightly miri test --lib --test rust; \
+	elif [[ ,$${LLM_CALLBACK_REQUIRE:-}, == *,miri,* ]]; then \
+		echo 'miri: required, not found: no nightly Rust'; \
+		exit 1; \
 	else \
 		echo 'miri: skipped, no nightly Rust'; \
 	fi

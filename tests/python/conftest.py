@@ -1,4 +1,7 @@
-"""Hypothesis profiles: ``dev`` unless HYPOTHESIS_PROFILE says ``ci`` or ``long``."""
+"""What holds for all tests: which ones pytest-xdist keeps apart, and how many examples hypothesis tries.
+
+The profile of hypothesis is ``dev`` unless HYPOTHESIS_PROFILE says ``ci`` or ``long`` (`make stress`).
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,38 @@ import threading
 from functools import wraps
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 COMMON = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
-settings.register_profile("dev", COMMON, max_examples=300)
+settings.register_profile("dev", COMMON, max_examples=100)
 settings.register_profile("ci", COMMON, max_examples=1_500, derandomize=True, print_blob=True)
 settings.register_profile("long", COMMON, max_examples=20_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# The files whose tests start browsers, servers, and programs that fork or exit under load. Each such test wants a core
+# of its own and a second one for what it started. Two of them at once would starve each other.
+HUNGRY = {
+    "test_bad_input.py",
+    "test_benches.py",
+    "test_browser.py",
+    "test_demo.py",
+    "test_package.py",
+    "test_run_process.py",
+    "test_web.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the hungry files to one worker of pytest-xdist, one after another, and each other file to any one worker."""
+    for item in items:
+        name = item.path.name
+        item.add_marker(pytest.mark.xdist_group("hungry" if name in HUNGRY else name))
+
 
 if sys.version_info[:2] == (3, 11):
     # Its syntax tree is made with a counter that all threads share, and hypothesis has every collection run Python,

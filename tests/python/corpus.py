@@ -569,6 +569,7 @@ class Stage:
         self._callables = Callables(self)
         self._questions = Questions(self.values)
         self._run_ids: list[Json] = list(range(-5, 60))
+        self._there = [*module._callback_registry, *module._checker_registry]
 
     def perform(self, scenario: Scenario) -> list[Outcome]:
         """Perform all steps, leave nothing registered, and return the outcomes."""
@@ -600,6 +601,13 @@ class Stage:
             with contextlib.suppress(Exception):
                 run_id = self.values.to_python(spec)
                 self.module.register_event_callback(run_id, None)
+                self.module.register_cancellation_checker(run_id, None)
+        # An id that equals nothing, as a NaN does not, is found by the object itself only.
+        for run_id in [*self.module._callback_registry]:
+            if run_id not in self._there:
+                self.module.register_event_callback(run_id, None)
+        for run_id in [*self.module._checker_registry]:
+            if run_id not in self._there:
                 self.module.register_cancellation_checker(run_id, None)
         self.module.clear_current_run_id()
 

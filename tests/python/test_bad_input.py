@@ -216,7 +216,9 @@ def test_ids_are_one_where_a_dict_has_one_key() -> None:
 # --- Things that are no callbacks ---
 
 
-@pytest.mark.parametrize("thing", [1, "text", [1], object(), CallerContext], ids=repr)
+@pytest.mark.parametrize(
+    "thing", [1, "text", [1], pytest.param(object(), id="object"), CallerContext], ids=repr
+)
 def test_a_thing_that_cannot_be_called_is_stored_and_fails_when_it_is_called(thing: Any) -> None:
     """Registering checks nothing; the first event raises what calling the thing raises."""
     run_id = new_id()
@@ -311,7 +313,9 @@ def test_any_further_keyword_is_ignored() -> None:
     assert handler._buffer == ["x"]
 
 
-@pytest.mark.parametrize("context", [None, 1, object(), "text"], ids=repr)
+@pytest.mark.parametrize(
+    "context", [None, 1, pytest.param(object(), id="object"), "text"], ids=repr
+)
 def test_a_context_without_attributes_fails_at_the_first_event(context: Any) -> None:
     """A handler can be made for anything; an event needs ``to_source_dict`` and says so."""
     got: list[Any] = []

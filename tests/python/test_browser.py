@@ -1,6 +1,6 @@
 """Runs in a real browser: an EventSource in Chromium reads what real servers send.
 
-Skipped where there is no browser, unless LLM_CALLBACK_REQUIRE_BROWSER is set.
+Skipped where there is no browser, unless LLM_CALLBACK_REQUIRE says `browser`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def page() -> Iterator[Page]:
     """Give a page in a browser of its own."""
     if CHROMIUM is None or DRIVER is None:
         missing = "no browser: needs chromium and chromedriver on PATH"
-        if os.environ.get("LLM_CALLBACK_REQUIRE_BROWSER"):
+        if "browser" in os.environ.get("LLM_CALLBACK_REQUIRE", "").split(","):
             pytest.fail(missing)
         pytest.skip(missing)
     options = webdriver.ChromeOptions()

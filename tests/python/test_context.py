@@ -76,7 +76,9 @@ def test_without_one_the_current_run_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "run_id", [0, "", (), False, 2**80, float("nan"), "\ud800", [], {}, object()], ids=repr
+    "run_id",
+    [0, "", (), False, 2**80, float("nan"), "\ud800", [], {}, pytest.param(object(), id="object")],
+    ids=repr,
 )
 def test_any_object_is_a_current_run(run_id: Any) -> None:
     """The very object comes back, false or unhashable ones too: it is not looked up by being set."""
