@@ -6,7 +6,7 @@
 //!
 //! # Locks
 //!
-//! A [backlog](backlog) may take a run's progress and its log's lock; neither of these ever takes a backlog. No lock is
+//! A backlog may take a run's progress and its log's lock; neither of these ever takes a backlog. No lock is
 //! held while a sink is called.
 
 mod backlog;

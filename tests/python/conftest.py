@@ -33,6 +33,8 @@ HUNGRY = {
     "test_demo.py",
     "test_package.py",
     "test_run_process.py",
+    "test_shutdown.py",
+    "test_sinks.py",
     "test_web.py",
 }
 
