@@ -10,18 +10,11 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from importlib import import_module
-from inspect import (
-    isasyncgen,
-    isasyncgenfunction,
-    isawaitable,
-    iscoroutine,
-    iscoroutinefunction,
-    isgenerator,
-    isgeneratorfunction,
-)
+from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from time import monotonic
 from weakref import WeakSet
 
+from llm_callback._callables import check_callable
 from llm_callback._core import get_run, open_run
 from llm_callback._job import Job
 from llm_callback.cancel import CancelToken
@@ -84,7 +77,7 @@ class RunManager:
         cancel_timeout: float = 5.0,
     ) -> None:
         if execute is not None:
-            _check_callable("execute", execute)
+            check_callable("execute", execute)
         if not isinstance(max_workers, int) or max_workers < 1:
             raise ValueError(f"max_workers must be an int of at least 1, not {max_workers!r}")
         if not isinstance(max_queued, int) or max_queued < 0:
@@ -135,7 +128,7 @@ class RunManager:
         executor is not installed.
         """
         if on_event is not None:
-            _check_callable("on_event", on_event)
+            check_callable("on_event", on_event)
         given = dict(config) if config is not None else {}
         if run_id is None:
             run_id = given.get("run_id")
@@ -415,17 +408,6 @@ def _as_data(result: Any) -> dict[str, Any]:
     if isinstance(result, dict) and all(isinstance(key, str) for key in result):
         return result
     return {"result": result}
-
-
-def _check_callable(name: str, given: Any) -> None:
-    if not callable(given):
-        raise TypeError(f"{name} must be callable, not {given!r}")
-    for each in (given, type(given).__call__):
-        if iscoroutinefunction(each) or isgeneratorfunction(each) or isasyncgenfunction(each):
-            raise TypeError(
-                f"{name} must do its work when it is called, and {given!r} does not: wrap it, as in"
-                f" lambda given: asyncio.run({name}(given))"
-            )
 
 
 def _default_execute() -> Callable[[dict[str, Any]], Any]:

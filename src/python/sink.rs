@@ -151,9 +151,9 @@ pub(super) fn add_sink<'py>(
     hold_seconds: Arg<'_, 'py>,
 ) -> PyResult<Bound<'py, PySinkHandle>> {
     sleep_if_ended(|| {
-        py.import("llm_callback._sinks")?
-            .getattr("_check_sink")?
-            .call1((function,))?;
+        py.import("llm_callback._callables")?
+            .getattr("check_callable")?
+            .call1(("function", function))?;
         let name = match name {
             Some(name) => name,
             None => match function.getattr_opt("__qualname__")? {
