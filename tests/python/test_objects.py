@@ -907,7 +907,14 @@ def help_on(thing: Any) -> str:
         ("register_event_callback", "(run_id, callback)", "Send the events of the run"),
         ("create_callback_handler", "(caller_context, event_callback=None", "Make an"),
         ("stats", "()", "Return what was delivered"),
-        ("configure", "(*, route)", "Choose whose event it is"),
+        (
+            "configure",
+            (
+                "(*, route='handler', log_events=10000, log_bytes=16777216, keep_seconds=300.0,"
+                " keep_runs=1000, keep_bytes=268435456, max_live=None)"
+            ),
+            "Change the settings of this process",
+        ),
         ("bind", "(function", "Return ``function`` wrapped"),
         ("get_current_run_id", "()", "Return the run of the calling context"),
         ("CallerContext", "(agent_id", "The agent that a handler speaks for"),
