@@ -6,7 +6,6 @@ runs, so that who has none does not pay for it.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 
 TYPE_CHECKING = False
@@ -100,9 +99,14 @@ def _alarm() -> tuple[Future[bool], Callable[[], None]]:
 
 
 def _wake(future: Future[bool]) -> None:
-    # A loop that is closed has nobody who waits.
-    with suppress(RuntimeError):
+    try:
         future.get_loop().call_soon_threadsafe(_settle, future, True)  # noqa: FBT003
+    except RecursionError:
+        # The stack of the calling thread has no room left. Whoever called this calls it again, from another thread.
+        raise
+    except RuntimeError:
+        # A closed loop has nobody who waits.
+        pass
 
 
 def _settle(future: Future[bool], result: bool) -> None:  # noqa: FBT001

@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -659,3 +660,34 @@ def test_a_wake_at_the_end_of_the_stack_is_heard() -> None:
     run.complete()
     assert reader.result() == ["stream", "completed"]
     waiter.result()
+
+
+def test_a_wake_with_little_room_on_the_stack_is_heard() -> None:
+    """A reader hears the last event of another thread, however few calls that thread's stack has room for."""
+
+    async def read(run: Run, reading: threading.Event) -> str:
+        subscription = run.subscribe()
+        asyncio.get_running_loop().call_soon(reading.set)
+        return [event["event"]["action"] async for event in subscription][-1]
+
+    def deepest(depth: int = 1) -> int:
+        try:
+            return deepest(depth + 1)
+        except RecursionError:
+            return depth
+
+    def complete(run: Run, depth: int) -> bool:
+        return complete(run, depth - 1) if depth else run.complete()
+
+    bottom, ended = deepest(), 0
+    for room in range(30):
+        run, reading = open_run(), threading.Event()
+        reader = Running(partial(asyncio.run, read(run, reading)))
+        assert reading.wait(DEADLINE)
+        try:
+            ended += complete(run, bottom - room)
+        except RecursionError:
+            # Too little room for the call itself.
+            run.complete()
+        assert reader.result() == "completed"
+    assert ended > 20

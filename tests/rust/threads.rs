@@ -10,7 +10,7 @@ type Callback = Arc<dyn Fn((usize, usize)) + Send + Sync>;
 type Checker = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Runs `body` on a thread of its own and fails if it takes longer than a minute: a deadlock is a failure.
-fn with_deadline(body: impl FnOnce() + Send + 'static) {
+pub(crate) fn with_deadline(body: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         body();
