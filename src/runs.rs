@@ -7,7 +7,7 @@ use crate::event_log::EventLog;
 use crate::object::Object;
 use crate::run::{Home, Parent, Run, lifecycle};
 use crate::run_id::RunId;
-use crate::sink::{Shared, SinkHandle, notify};
+use crate::sink::{Flushing, Shared, SinkHandle, notify};
 use crate::sync::Mutex;
 use crate::table::{OpenError, Options, ReaderStats, RunsStats, Table};
 use serde_json::value::RawValue;
@@ -54,7 +54,7 @@ impl Drop for Sinks {
         let end = Instant::now().checked_add(PATIENCE);
         let stopping: Vec<_> = self.handles.iter().map(|sink| sink.stop(end)).collect();
         for sink in &stopping {
-            sink.wait();
+            sink.wait_until(end);
         }
     }
 }
@@ -251,7 +251,9 @@ impl Runs {
             mark.call();
         }
         // All of them: a sink that is late must not keep another from being waited for.
-        let late = stopping.iter().filter(|sink| !sink.wait());
+        let late = stopping
+            .iter()
+            .filter(|sink| sink.wait_until(end) != Some(true));
         late.count() == 0
     }
 
@@ -259,12 +261,14 @@ impl Runs {
     /// `timeout` in all. Returns true if they have.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
-        let flushing: Vec<_> = {
-            let sinks = self.0.sinks.lock();
-            let handles = sinks.handles.iter();
-            handles.map(|sink| sink.flushing(end)).collect()
-        };
-        flushing.iter().all(|sink| sink.wait_until(end))
+        let mut flushing = self.flushing(end).into_iter();
+        flushing.all(|sink| sink.wait_until(end) == Some(true))
+    }
+
+    /// Asks every sink to flush.
+    pub(crate) fn flushing(&self, end: Option<Instant>) -> Vec<Flushing> {
+        let sinks = self.sinks();
+        sinks.iter().map(|sink| sink.flushing(end)).collect()
     }
 
     /// How many runs there are.

@@ -6,12 +6,13 @@ use super::process::Owned;
 use super::subscription::event;
 use super::table::runs;
 use super::wait::{seconds, wait};
+use crate::sink::Flushing;
 use crate::{Batch, Hold, Refused, Sink, SinkHandle};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a sink is waited for, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,25 +55,29 @@ impl PySinkHandle {
         sleep_if_ended(|| {
             let handle = self.handle()?;
             let timeout = patience(timeout)?;
-            flushing(py, timeout, |slice| handle.flush(slice))
+            wait_for(py, timeout, |end| vec![handle.flushing(end)])
         })
     }
 
     /// Stop the sink once it has taken every event that was emitted before this call, at most after `timeout` seconds; what
     /// it has not taken by then counts as dropped. True if it has taken everything. The other sinks go on.
     ///
-    /// Blocks without the GIL; Ctrl-C works from a second on. Closing again returns the same. If the sink itself calls
-    /// this, it does not wait, and returns False.
+    /// Blocks without the GIL. Ctrl-C ends the waiting, and the sink goes on closing. Closing again waits again, and returns
+    /// the same. If the sink itself calls this, it does not wait, and returns False.
     #[pyo3(signature = (timeout=Arg::Missing), text_signature = "($self, timeout=5.0)")]
     fn close(&self, py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let handle = self.handle()?;
             let timeout = patience(timeout)?;
             let runs = runs(py);
-            py.detach(|| {
+            let stopping = py.detach(|| {
                 runs.remove_sink(handle);
-                Ok(handle.close(timeout))
-            })
+                handle.stop(timeout.and_then(end_of))
+            });
+            let done = wait(py, timeout, |slice| {
+                stopping.wait_until(slice.and_then(end_of))
+            });
+            Ok(done?.unwrap_or(false))
         })
     }
 
@@ -90,24 +95,36 @@ impl PySinkHandle {
     }
 }
 
-fn patience(timeout: Arg<'_, '_>) -> PyResult<Duration> {
+/// A time to wait; None, and what no clock can hold, is no limit.
+fn patience(timeout: Arg<'_, '_>) -> PyResult<Option<Duration>> {
     match timeout {
-        Arg::Missing => Ok(PATIENCE),
-        // None, and what no clock can hold, is no limit.
-        Arg::Given(timeout) => Ok(seconds("timeout", Some(&timeout))?.unwrap_or(Duration::MAX)),
+        Arg::Missing => Ok(Some(PATIENCE)),
+        Arg::Given(timeout) => seconds("timeout", Some(&timeout)),
     }
 }
 
-/// Calls `flush` with slices of the timeout, so that Ctrl-C works.
-fn flushing(
+fn end_of(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// Waits, in slices, until all sinks that `ask` asks have flushed.
+fn wait_for(
     py: Python<'_>,
-    timeout: Duration,
-    mut flush: impl FnMut(Duration) -> bool + Send,
+    timeout: Option<Duration>,
+    ask: impl FnOnce(Option<Instant>) -> Vec<Flushing> + Send,
 ) -> PyResult<bool> {
-    let flushed = wait(py, Some(timeout), |slice| {
-        flush(slice.unwrap_or(Duration::MAX)).then_some(())
+    let mut flushing = py.detach(|| ask(timeout.and_then(end_of)));
+    let flushed = wait(py, timeout, |slice| {
+        let end = slice.and_then(end_of);
+        while let Some(sink) = flushing.last() {
+            match sink.wait_until(end) {
+                Some(true) => drop(flushing.pop()),
+                settled => return settled,
+            }
+        }
+        Some(true)
     });
-    Ok(flushed?.is_some())
+    Ok(flushed?.unwrap_or(false))
 }
 
 /// Wait until every sink has taken every event that was emitted before this call, `timeout` seconds at most. True once
@@ -121,7 +138,7 @@ pub(super) fn flush(py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
     sleep_if_ended(|| {
         let timeout = patience(timeout)?;
         let runs = runs(py);
-        flushing(py, timeout, |slice| runs.flush(slice))
+        wait_for(py, timeout, |end| runs.flushing(end))
     })
 }
 

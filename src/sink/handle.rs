@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-/// How long a sink is waited for when its handle is dropped.
+/// How long a sink may still write after its last handle was dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The counters of a sink.
@@ -152,11 +152,6 @@ impl Shared {
         }
     }
 
-    /// Waits for the end of the follower's thread. Returns whether the sink has taken everything by then.
-    fn wait_until_done(&self, end: Option<Instant>) -> bool {
-        wait_until_set(&self.done, &self.is_done, end).unwrap_or(false)
-    }
-
     fn stats(&self) -> SinkStats {
         let (waiting, waiting_bytes) = self.backlog.lock().0.size();
         let counts = &self.counts;
@@ -194,12 +189,12 @@ impl Due for Shared {
     }
 }
 
-/// A running sink: its thread, and how to speak to it. A clone is the same sink; dropping the last one
-/// [closes](Self::close) it.
+/// A running sink: its thread, and how to speak to it. A clone is the same sink. Dropping the last one asks the sink to end
+/// within five seconds, and does not wait: [`close`](Self::close) does.
 #[derive(Clone)]
 pub struct SinkHandle(Arc<Owner>);
 
-/// Closes the sink when nobody can speak to it any more.
+/// Asks the sink to end when nobody can speak to it any more.
 struct Owner {
     shared: Arc<Shared>,
     /// The sink's thread, which must not wait for itself.
@@ -281,7 +276,7 @@ impl SinkHandle {
     /// if it has not within `timeout`, is closed, or if this is the sink's own thread. Blocks, with no lock held.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
-        self.flushing(end).wait_until(end)
+        self.flushing(end).wait_until(end).unwrap_or(false)
     }
 
     /// Stops the sink once it has taken every event that was appended before this call, at most after `patience`. What it
@@ -290,7 +285,8 @@ impl SinkHandle {
     /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits again,
     /// and returns the same. On the sink's own thread it does not wait, and returns false.
     pub fn close(&self, patience: Duration) -> bool {
-        self.stop(Instant::now().checked_add(patience)).wait()
+        let end = Instant::now().checked_add(patience);
+        self.stop(end).wait_until(end).unwrap_or(false)
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -328,17 +324,13 @@ impl Owner {
         drop(ends_at);
         shared.is_closing.store(true, Ordering::Relaxed);
         shared.queue.push(Note::Stop);
-        Stopping {
-            shared: (!self.is_here()).then(|| Arc::clone(shared)),
-            end,
-        }
+        Stopping((!self.is_here()).then(|| Arc::clone(shared)))
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let end = Instant::now().checked_add(PATIENCE);
-        self.stop(end).wait();
+        let _ = self.stop(Instant::now().checked_add(PATIENCE));
     }
 }
 
@@ -356,18 +348,18 @@ impl Drop for Done {
     }
 }
 
-/// The end of a sink that was asked to end.
+/// The end of a sink that was asked to end. None on the sink's own thread, which must not wait for itself.
 #[must_use]
-pub(crate) struct Stopping {
-    shared: Option<Arc<Shared>>,
-    end: Option<Instant>,
-}
+pub(crate) struct Stopping(Option<Arc<Shared>>);
 
 impl Stopping {
-    /// Waits for the sink's end, as long as the sink was given. Returns whether the sink has taken everything.
-    pub(crate) fn wait(&self) -> bool {
-        let shared = self.shared.as_ref();
-        shared.is_some_and(|shared| shared.wait_until_done(self.end))
+    /// Waits for the end of the sink's thread, at most until `end`. Returns whether the sink has taken everything; None if
+    /// its thread is not done.
+    pub(crate) fn wait_until(&self, end: Option<Instant>) -> Option<bool> {
+        match &self.0 {
+            Some(shared) => wait_until_set(&shared.done, &shared.is_done, end),
+            None => Some(false),
+        }
     }
 }
 
@@ -383,10 +375,11 @@ impl Flushing {
         changed.notify_all();
     }
 
-    /// Waits until the sink has flushed, at most until `end`. Returns whether the sink has.
-    pub(crate) fn wait_until(&self, end: Option<Instant>) -> bool {
+    /// Waits until the sink has flushed, or it is certain that it will not, at most until `end`. Returns which of the two;
+    /// None if neither.
+    pub(crate) fn wait_until(&self, end: Option<Instant>) -> Option<bool> {
         let (settled, changed) = &*self.0;
-        wait_until_set(settled, changed, end).unwrap_or(false)
+        wait_until_set(settled, changed, end)
     }
 }
 

@@ -18,7 +18,7 @@ mod queue;
 
 pub use backlog::Hold;
 pub(crate) use follow::notify;
-pub(crate) use handle::Shared;
+pub(crate) use handle::{Flushing, Shared};
 pub use handle::{SinkHandle, SinkStats};
 pub use ndjson::NdjsonFile;
 
