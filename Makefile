@@ -1,11 +1,12 @@
 # The task list; `make` prints it. README.md and .ci/run call nothing else.
 # With another interpreter, beside the first: make test PYTHON=python3.13 VENV=.venv-3.13
 
-PYTHON  ?= python3
-VENV    ?= .venv
-PYTHONS ?= 3.10 3.11 3.12 3.13
-SCALE   ?= 10
-PROFILE ?= long
+PYTHON   ?= python3
+VENV     ?= .venv
+PYTHONS  ?= 3.10 3.11 3.12 3.13
+SCALE    ?= 10
+PROFILE  ?= long
+PROGRAMS ?= 200
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,7 +18,7 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_QUIET   := 1
 
-.PHONY: help build demo test test-pythons lint bench stress loom miri wheel clean
+.PHONY: help build demo test test-pythons lint bench stress programs loom miri wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,9 @@ stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short 
 	STRESS_SCALE=$(SCALE) cargo test --release --lib --test rust -- --ignored --test-threads 1
 	STRESS_SCALE=$(SCALE) $(BIN)/python -X dev -m pytest -m stress
 	HYPOTHESIS_PROFILE=$(PROFILE) $(BIN)/pytest tests/python/test_differential.py
+
+programs: $(VENV)/.installed  ## 200 programs that end while everything is going on, under load; PROGRAMS=200
+	$(BIN)/python tests/programs.py $(PROGRAMS)
 
 loom:  ## Every interleaving of the models in tests/loom
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 \
