@@ -7,6 +7,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 WORKERS ?= 2
 SCALE   ?= 10
 PROFILE ?= long
+PROGRAMS ?= 200
 # How often a loom model may take a thread's turn away. 3 finds most faults; 8 leaves out next to nothing.
 PREEMPTIONS ?= 3
 
@@ -24,7 +25,7 @@ export PIP_QUIET   := 1
 # hangs does in the end, is a failure: a new one would run the same test again.
 export SPREAD := -n $(WORKERS) --dist loadgroup --max-worker-restart=0
 
-.PHONY: help build demo test test-python test-pythons lint bench stress loom miri wheel clean
+.PHONY: help build demo test test-python test-pythons lint bench stress programs loom miri wheel clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +77,11 @@ stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short 
 
 loom:  ## The interleavings of the models in tests/loom; PREEMPTIONS=8
 	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) \
+programs: $(VENV)/.installed  ## 200 programs that end while everything is going on, under load; PROGRAMS=200
+	$(BIN)/python tests/programs.py $(PROGRAMS)
+
+loom:  ## Every interleaving of the models in tests/loom
+	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 \
 		cargo test --profile loom --test loom --target-dir target/loom
 
 miri:  ## Undefined behaviour and data races, if a nightly Rust is here
