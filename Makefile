@@ -75,13 +75,11 @@ stress: $(VENV)/.installed  ## Many threads for a long time; SCALE=1 is a short 
 	# Thousands of examples take a test longer than the two minutes after which one is taken to hang.
 	HYPOTHESIS_PROFILE=$(PROFILE) $(BIN)/pytest $(SPREAD) -o faulthandler_timeout=1800 $$(grep -l '^@given' tests/python/test_*.py)
 
-loom:  ## The interleavings of the models in tests/loom; PREEMPTIONS=8
-	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) \
 programs: $(VENV)/.installed  ## 200 programs that end while everything is going on, under load; PROGRAMS=200
 	$(BIN)/python tests/programs.py $(PROGRAMS)
 
-loom:  ## Every interleaving of the models in tests/loom
-	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 \
+loom:  ## The interleavings of the models in tests/loom; PREEMPTIONS=8
+	RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) \
 		cargo test --profile loom --test loom --target-dir target/loom
 
 miri:  ## Undefined behaviour and data races, if a nightly Rust is here
