@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -16,8 +18,8 @@ import pytest
 import llm_callback
 from llm_callback import RunCancelled, add_sink, cancel_run, flush, open_run, stats
 from readers import checked, kind, kinds, numbers, say
-from scripts import forks, lines, needs_fork, needs_signals, script
-from support import DEADLINE, Running, events, new_id, together, waited
+from scripts import COMMON, forks, lines, needs_fork, needs_signals, script
+from support import DEADLINE, Running, events, interpreter, new_id, together, waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -966,3 +968,377 @@ assert all(each == [1, 2, 3] for each in told.values())
         path,
     )
     whole_runs(path)
+
+
+# --- Exit ---
+
+
+def ends_of(printed: str) -> dict[str, list[str]]:
+    """Return the lifecycle events of each run that a program has printed."""
+    told: dict[str, list[str]] = {}
+    for line in printed.splitlines():
+        run_id, action = line.split()
+        told.setdefault(run_id, []).append(action)
+    return told
+
+
+PRINTING = """
+def sink(events):
+    for event in events:
+        if event["event"]["category"] == "lifecycle":
+            os.write(1, f"{event['run_id']} {event['event']['action']}\\n".encode())
+add_sink(sink)
+"""
+
+
+def test_at_the_exit_a_sink_gets_the_last_words_of_all_runs() -> None:
+    """Open runs end as cancelled, ended ones as they did, and the Python sink has heard all of it."""
+    out = script(
+        PRINTING
+        + """
+for number in range(100):
+    run = open_run(f"open-{number}")
+    run.emit("llm", "stream", {})
+    open_run(f"done-{number}").complete()
+"""
+    )
+    assert ends_of(out) == {
+        **{f"open-{number}": ["started", "cancelled"] for number in range(100)},
+        **{f"done-{number}": ["started", "completed"] for number in range(100)},
+    }
+
+
+def test_at_the_exit_a_sink_gets_what_daemon_threads_say() -> None:
+    """While daemon threads open, speak and end, every run that a Python sink has heard of has its end, once."""
+    for _ in range(5):
+        out = script(
+            PRINTING
+            + """
+sys.setswitchinterval(1e-5)
+shared, begun = open_run("shared"), threading.Event()
+def forever():
+    while True:
+        try:
+            with open_run() as run:
+                shared.emit("llm", "stream", {})
+                run.emit("llm", "stream", {})
+        except (RuntimeError, RunCancelled):
+            # The end of what the thread uses.
+            pass
+        begun.set()
+for _ in range(3):
+    daemon(forever)
+assert begun.wait(DEADLINE)
+"""
+        )
+        told = ends_of(out)
+        assert told.pop("shared") == ["started", "cancelled"]
+        assert told
+        for actions in told.values():
+            assert actions in (["started", "completed"], ["started", "cancelled"])
+
+
+@pytest.mark.parametrize(
+    "hang",
+    ["threading.Event().wait()", "time.sleep(3600)", "[None for _ in iter(int, 1)]", "raises()"],
+)
+def test_a_hung_sink_does_not_keep_a_program(hang: str, tmp_path: Path) -> None:
+    """A program whose Python sink hangs, computes for ever or always raises ends with its own status and whole file."""
+    path = tmp_path / "events.ndjson"
+    done = interpreter(
+        COMMON
+        + f"""
+import json
+import logging
+import os
+logging.getLogger("llm_callback").addHandler(logging.NullHandler())
+def raises():
+    raise LookupError("on purpose")
+entered = threading.Event()
+def sink(events):
+    entered.set()
+    {hang}
+add_sink(sink)
+log_to_file(path)
+run = open_run("run")
+assert entered.wait(DEADLINE)
+sys.exit(3)
+""",
+        env={"LOG": str(path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+    assert [event["event"]["action"] for event in lines(path)] == ["started", "cancelled"]
+
+
+# --- Files ---
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the devices and limits are Linux's")
+
+
+def parsed(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Return the events in a file, and the lines that are none."""
+    told, torn = [], []
+    for line in path.read_bytes().splitlines():
+        try:
+            told.append(json.loads(line))
+        except ValueError:  # noqa: PERF203 - each line may be torn
+            torn.append(line)
+    return told, torn
+
+
+def of_each(told: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Return the sequence numbers of each run."""
+    runs: dict[str, list[int]] = {}
+    for event in told:
+        runs.setdefault(event["run_id"], []).append(event["sequence"])
+    return runs
+
+
+@linux
+@pytest.mark.parametrize("room", [0, 1, 100, 4_000, 10_000])
+def test_a_full_disk_loses_nothing_that_is_held(room: int, tmp_path: Path) -> None:
+    """A disk that is full is tried again and counted; when there is space each event is in the file, once, in order."""
+    path = tmp_path / "events.ndjson"
+    script(
+        f"""
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+endless = resource.RLIM_INFINITY
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, endless))
+handle = log_to_file(path)
+runs = [open_run(f"run-{{number}}") for number in range(4)]
+for run in runs:
+    for number in range(100):
+        assert run.emit("llm", "stream", {{"content": str(number)}})
+runs[0].complete()
+until(lambda: handle.stats()["errors"] >= 6)
+now = handle.stats()
+assert "File too large" in now["last_error"], now
+assert now["dropped"] == 0 and now["waiting"] == 1, now
+assert not handle.flush(0.01) and not m.flush(0.01)
+assert os.path.getsize(path) == {room}
+resource.setrlimit(resource.RLIMIT_FSIZE, (endless, endless))
+runs[1].complete()
+assert handle.flush(DEADLINE)
+now = handle.stats()
+assert (now["written"], now["dropped"], now["waiting"]) == (406, 0, 0), now
+for run in runs[2:]:
+    run.complete()
+""",
+        path,
+    )
+    told, torn = parsed(path)
+    assert of_each(told) == {f"run-{number}": list(range(1, 103)) for number in range(4)}
+    assert len([line for line in torn if line]) <= 1
+
+
+@linux
+def test_a_disk_that_stays_full_does_not_keep_a_program() -> None:
+    """It is tried again and counted, with the system's words; at the exit the program ends with its own status."""
+    done = interpreter(
+        COMMON
+        + """
+handle = log_to_file("/dev/full", hold_bytes=20_000)
+for _ in range(20):
+    with open_run() as run:
+        for _ in range(100):
+            assert run.emit("llm", "stream", {"content": "x" * 100})
+    now = handle.stats()
+    assert now["waiting_bytes"] <= 20_000, now
+until(lambda: handle.stats()["errors"] >= 3)
+now = handle.stats()
+assert "No space left on device" in now["last_error"], now
+assert now["written"] == 0 and 0 < now["dropped"] <= 20 * 102, now
+assert handle.flush(0) is False
+open_run()
+sys.exit(3)
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+@linux
+def test_a_disk_that_hangs_costs_bounded_memory(tmp_path: Path) -> None:
+    """While a pipe is not read so many bytes are held; then each run has its lifecycle, and what is missing is told."""
+    path = tmp_path / "events.ndjson"
+    os.mkfifo(path)
+    out = script(
+        """
+handle = log_to_file(path, hold_bytes=100_000)
+for number in range(60):
+    with open_run(f"run-{number}") as run:
+        for _ in range(100):
+            run.emit("llm", "stream", {"content": "x" * 100})
+    assert handle.stats()["waiting_bytes"] <= 100_000
+hung = handle.stats()
+assert hung["dropped"] > 0 and hung["waiting"] > 0, hung
+assert not handle.flush(0)
+read = []
+def reads():
+    ends = 0
+    with open(path, "rb") as file:
+        for line in file:
+            read.append(json.loads(line))
+            ends += read[-1]["event"]["action"] == "completed"
+            if ends == 60:
+                break
+reading = daemon(reads)
+reading.join(DEADLINE)
+assert not reading.is_alive()
+assert handle.flush(DEADLINE)
+now = handle.stats()
+assert (now["waiting"], now["waiting_bytes"], now["errors"]) == (0, 0, 0), now
+assert now["written"] + now["dropped"] == 60 * 102, now
+print(json.dumps([read, now]))
+""",
+        path,
+    )
+    read, counted = json.loads(out)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for event in read:
+        runs.setdefault(event["run_id"], []).append(event)
+    assert len(runs) == 60
+    lost = 0
+    for told in runs.values():
+        assert (kind(told[0]), kind(told[-1])) == ("lifecycle.started", "lifecycle.completed")
+        assert told[-1]["sequence"] == 102
+        lost += checked(told, after=0)
+    assert lost == counted["dropped"] > 0
+    assert len([event for event in read if kind(event) != "stream.gap"]) == counted["written"]
+
+
+@linux
+def test_a_disk_that_hangs_does_not_keep_a_program(tmp_path: Path) -> None:
+    """A program whose file is a pipe that nobody reads ends with its own status."""
+    path = tmp_path / "events.ndjson"
+    os.mkfifo(path)
+    code = """
+log_to_file(path)
+for _ in range(10):
+    with open_run() as run:
+        for _ in range(100):
+            run.emit("llm", "stream", {"content": "x" * 1_000})
+sys.exit(3)
+"""
+    done = interpreter(COMMON + code, env={"LOG": str(path)})
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+def test_a_rotation_that_fails_loses_nothing(tmp_path: Path) -> None:
+    """Where the old file's name is taken by a folder the file goes on, the failure is counted, and later it rotates."""
+    path = tmp_path / "events.ndjson"
+    script(
+        """
+os.makedirs(path + ".1/in the way")
+handle = log_to_file(path, max_bytes=5_000)
+with open_run("run") as run:
+    for _ in range(100):
+        run.emit("llm", "stream", {})
+assert handle.flush(DEADLINE)
+now = handle.stats()
+assert (now["written"], now["dropped"]) == (102, 0) and now["errors"] > 0, now
+with open(path, encoding="utf-8") as file:
+    assert [json.loads(line)["sequence"] for line in file] == list(range(1, 103))
+os.rmdir(path + ".1/in the way")
+os.rmdir(path + ".1")
+with open_run("again") as run:
+    for _ in range(100):
+        run.emit("llm", "stream", {})
+assert handle.flush(DEADLINE)
+assert handle.stats()["written"] == 204
+""",
+        path,
+    )
+    old, _ = parsed(path.with_name("events.ndjson.1"))
+    new, _ = parsed(path)
+    assert old
+    assert {event["run_id"] for event in new} == {"again"}
+    assert numbers(new)[-1] == 102
+
+
+@linux
+def test_fsync_has_each_flush_wait_for_the_disk(tmp_path: Path) -> None:
+    """A file has all of it; a pipe, which the system cannot sync, refuses each flush, which is counted."""
+    path = tmp_path / "events.ndjson"
+    os.mkfifo(tmp_path / "pipe")
+    script(
+        """
+with log_to_file(path, fsync=True) as handle:
+    open_run("run").complete()
+    assert handle.flush(DEADLINE)
+    assert os.path.getsize(path) > 0
+    assert handle.stats()["errors"] == 0
+pipe = os.path.join(os.path.dirname(path), "pipe")
+with log_to_file(pipe) as handle:
+    open_run("run").complete()
+    assert handle.flush(DEADLINE)
+    assert handle.stats()["errors"] == 0
+with log_to_file(pipe, fsync=True) as handle:
+    open_run("run").complete()
+    assert handle.flush(DEADLINE) is False
+    now = handle.stats()
+    assert now["errors"] > 0 and "Invalid argument" in now["last_error"], now
+    assert (now["written"], now["dropped"]) == (2, 0)
+""",
+        path,
+    )
+    assert of_each(lines(path)) == {"run": [1, 2]}
+
+
+def test_a_file_is_closed_and_opened_again(tmp_path: Path) -> None:
+    """When its sink is closed the file is whole, and another sink may append to it; no event is there twice."""
+    path = tmp_path / "events.ndjson"
+    script(
+        """
+for number in range(20):
+    with log_to_file(path) as handle:
+        assert handle.name == path
+        with open_run(f"run-{number}") as run:
+            for _ in range(20):
+                run.emit("llm", "stream", {})
+    assert handle.close() is True
+    with open(path, encoding="utf-8") as file:
+        assert len(file.readlines()) == (number + 1) * 22
+assert stats()["sinks"] == {}
+open_run("nobody's").complete()
+""",
+        path,
+    )
+    assert of_each(lines(path)) == {f"run-{number}": list(range(1, 23)) for number in range(20)}
+
+
+def test_processes_that_write_to_one_file_tear_no_line(tmp_path: Path) -> None:
+    """Several processes append long and short lines to one file at once: each line is whole, each event is there."""
+    path = tmp_path / "events.ndjson"
+    code = """
+log_to_file(path)
+def speak(thread):
+    for number in range(3):
+        with open_run(f"{os.getpid()}-{thread}-{number}") as run:
+            for place in range(40):
+                run.emit("llm", "stream", {"content": "x" * (place * 2_000)})
+threads = [daemon(lambda thread=thread: speak(thread)) for thread in range(3)]
+for thread in threads:
+    thread.join(DEADLINE)
+"""
+    together([lambda: script(code, path)] * 3)
+    told = of_each(lines(path))
+    assert len(told) == 27
+    assert all(each == list(range(1, 43)) for each in told.values())
+
+
+def test_options_of_a_file_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    """They raise, no sink is there, and no file either."""
+    before = stats()["sinks"]
+    for options, error in (
+        ({"hold_bytes": -1}, OverflowError),
+        ({"hold_bytes": "1"}, TypeError),
+        ({"hold_seconds": "1"}, TypeError),
+        ({"hold_seconds": float("nan")}, ValueError),
+        ({"fsync": 1}, TypeError),
+        ({"name": "mine"}, TypeError),
+    ):
+        with pytest.raises(error):
+            llm_callback.log_to_file(tmp_path / "events", **options)  # type: ignore[arg-type]
+    assert stats()["sinks"] == before
+    assert list(tmp_path.iterdir()) == []
