@@ -104,10 +104,10 @@ impl Runs {
         self.0.table.options()
     }
 
-    /// Changes how much the table keeps. What is beyond the new bounds is forgotten at once. The logs of runs that were
+    /// Changes how much the table keeps; `change` is called under the table's lock. What is beyond the new bounds is forgotten at once. The logs of runs that were
     /// opened before keep their limits.
-    pub fn configure(&self, options: Options) {
-        self.0.table.configure(options);
+    pub fn configure(&self, change: impl FnOnce(&mut Options)) {
+        self.0.table.configure(change);
     }
 
     /// Opens a run: its first event, `lifecycle.started`, is in its log before any other.

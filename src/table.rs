@@ -223,9 +223,9 @@ impl Table {
     }
 
     /// From now on these bounds hold; the logs of runs that are open keep their limits.
-    pub(crate) fn configure(&self, options: Options) {
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut Options)) {
         let mut state = self.state.lock();
-        state.options = options;
+        change(&mut state.options);
         let alarm = state.alarm.take();
         let expired = state.expire();
         self.unlock(state);

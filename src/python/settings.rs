@@ -51,40 +51,50 @@ pub(super) fn configure<'py>(
             Arg::Given(route) => Some(route::parse(&route)?),
             Arg::Missing => None,
         };
-        let mut options = table::options(py);
-        if let Arg::Given(events) = log_events {
-            options.limits.events = number("log_events", &events, 1)?;
-        }
-        if let Arg::Given(bytes) = log_bytes {
-            options.limits.bytes = number("log_bytes", &bytes, 1)?;
-        }
-        if let Arg::Given(given) = keep_seconds {
-            options.grace = if given.is_none() {
+        let log_events = given(log_events, |events| number("log_events", events, 1))?;
+        let log_bytes = given(log_bytes, |bytes| number("log_bytes", bytes, 1))?;
+        let keep_seconds = given(keep_seconds, |time| {
+            if time.is_none() {
                 return Err(PyValueError::new_err(
                     "keep_seconds must be a number of seconds, not None: float('inf') keeps runs until another bound is reached",
                 ));
-            } else {
-                // What no clock can hold is no limit.
-                seconds("keep_seconds", Some(&given))?.unwrap_or(Duration::MAX)
-            };
-        }
-        if let Arg::Given(runs) = keep_runs {
-            options.finished = number("keep_runs", &runs, 0)?;
-        }
-        if let Arg::Given(bytes) = keep_bytes {
-            options.finished_bytes = number("keep_bytes", &bytes, 0)?;
-        }
-        if let Arg::Given(runs) = max_live {
-            options.max_live = if runs.is_none() {
-                None
-            } else {
-                Some(number("max_live", &runs, 1)?)
-            };
-        }
+            }
+            // What no clock can hold is no limit.
+            Ok(seconds("keep_seconds", Some(time))?.unwrap_or(Duration::MAX))
+        })?;
+        let keep_runs = given(keep_runs, |runs| number("keep_runs", runs, 0))?;
+        let keep_bytes = given(keep_bytes, |bytes| number("keep_bytes", bytes, 0))?;
+        let max_live = given(max_live, |runs| {
+            let is_bounded = !runs.is_none();
+            is_bounded.then(|| number("max_live", runs, 1)).transpose()
+        })?;
+        // All of it is valid.
         if let Some(route) = route {
             route::set(route);
         }
-        table::configure(py, options);
+        table::configure(py, |options| {
+            replace(&mut options.limits.events, log_events);
+            replace(&mut options.limits.bytes, log_bytes);
+            replace(&mut options.grace, keep_seconds);
+            replace(&mut options.finished, keep_runs);
+            replace(&mut options.finished_bytes, keep_bytes);
+            replace(&mut options.max_live, max_live);
+        });
         Ok(())
     })
+}
+
+/// The value of an argument, if it is given.
+fn given<'py, T>(
+    argument: Arg<'_, 'py>,
+    read: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
+) -> PyResult<Option<T>> {
+    match argument {
+        Arg::Given(value) => read(&value).map(Some),
+        Arg::Missing => Ok(None),
+    }
+}
+
+fn replace<T: Copy>(setting: &mut T, value: Option<T>) {
+    *setting = value.unwrap_or(*setting);
 }

@@ -233,6 +233,15 @@ struct Function {
 }
 
 impl Sink for Function {
+    fn run_thread(work: &mut (dyn FnMut() + Send)) {
+        // With one thread state of Python's for the whole thread. One that is made for each call takes a lock of
+        // CPython's without the GIL, and a fork at that moment leaves the child waiting for it.
+        let attached = sleep_if_ended(|| Python::try_attach(|py| py.detach(&mut *work)));
+        if attached.is_none() {
+            work();
+        }
+    }
+
     fn write(&mut self, batch: &Batch<'_>) -> Result<(), Refused> {
         let Some(callable) = &self.callable else {
             return Ok(());

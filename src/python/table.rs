@@ -41,10 +41,10 @@ pub(super) fn options(py: Python<'_>) -> Options {
 }
 
 /// Changes how much this process's table keeps.
-pub(super) fn configure(py: Python<'_>, options: Options) {
-    *OPTIONS.lock(py) = options;
+pub(super) fn configure(py: Python<'_>, change: impl Fn(&mut Options) + Send + Sync) {
+    change(&mut OPTIONS.lock(py));
     let runs = runs(py);
-    py.detach(|| runs.configure(options));
+    py.detach(|| runs.configure(&change));
 }
 
 /// The live run of `key`, if there is one. Hardly a cost where no run is open.

@@ -226,7 +226,7 @@ impl SinkHandle {
     /// The system's error if it refuses the thread, and [`io::ErrorKind::InvalidInput`] for a name with a NUL in it.
     ///
     /// [`Runs::add_sink`]: crate::Runs::add_sink
-    pub fn start(name: &str, sink: impl Sink, hold: Hold) -> io::Result<Self> {
+    pub fn start<S: Sink>(name: &str, sink: S, hold: Hold) -> io::Result<Self> {
         if name.contains('\0') {
             let what = format!("the name of a sink must not contain NUL: {name:?}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -245,14 +245,17 @@ impl SinkHandle {
             is_done: Condvar::new(),
             this: this.clone(),
         });
-        let follower = Follower::new(sink, &shared, taker);
-        let mut done = Done {
+        let done = Done {
             shared: Arc::clone(&shared),
             has_all: false,
         };
+        let mut work = Some((Follower::new(sink, &shared, taker), done));
         let thread = spawn(&format!("llm-callback {name}"), move || {
-            done.has_all = follower.run();
-            drop(done);
+            S::run_thread(&mut || {
+                if let Some((follower, mut done)) = work.take() {
+                    done.has_all = follower.run();
+                }
+            });
         })?;
         Ok(Self(Arc::new(Owner { shared, thread })))
     }

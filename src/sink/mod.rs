@@ -32,6 +32,15 @@ use std::sync::Arc;
 ///
 /// A panic counts as an error of the call.
 pub trait Sink: Send + 'static {
+    /// Runs the sink's thread: called once, there, and `work` is all that the thread does. For a sink that needs something
+    /// around it. It must call `work`, once.
+    fn run_thread(work: &mut (dyn FnMut() + Send))
+    where
+        Self: Sized,
+    {
+        work();
+    }
+
     /// A run is about to be written for the first time.
     fn opened(&mut self, _run: &Followed) {}
 

@@ -513,9 +513,7 @@ fn live_runs_are_bounded() {
     assert!(first.complete("").unwrap());
     assert_eq!(runs.stats().oldest.unwrap().0, 2.into());
     open(&runs, 3);
-    let mut options = runs.options();
-    options.max_live = None;
-    runs.configure(options);
+    runs.configure(|options| options.max_live = None);
     let _more: Vec<_> = (4..10).map(|id| open(&runs, id)).collect();
 }
 
