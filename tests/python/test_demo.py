@@ -38,6 +38,12 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def _leisure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a cancel as long as a busy machine takes: how fast one is, `make demo` asks."""
+    monkeypatch.setattr(_demo_run, "_CANCEL_MS_AT_MOST", 1_000 * DEADLINE)
+
+
 @pytest.fixture
 def result(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, dict[str, Any]]]:
     """Run a small demo without pauses; return its status and its JSON."""
@@ -163,12 +169,12 @@ def test_a_cancel_that_is_not_obeyed_is_found(result: Any, monkeypatch: pytest.M
 def test_a_cancel_that_takes_too_long_is_found(
     result: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that ends as cancelled, but a second after it was asked to, is in the verdict."""
-    late = property(lambda run: 1001.0 if run.is_cancelled else None)
+    """A run that ends as cancelled, but later than it may after it was asked to, is in the verdict."""
+    late = property(lambda run: 20_001.0 if run.is_cancelled else None)
     monkeypatch.setattr(DemoRun, "cancel_ms", late)
     status, report = result()
     assert status == 1
-    assert f"{VICTIM} ended 1001 ms after its cancel, which is too late" in report["verdict"]
+    assert f"{VICTIM} ended 20001 ms after its cancel, which is too late" in report["verdict"]
 
 
 def test_a_cancel_of_another_run_is_found(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:

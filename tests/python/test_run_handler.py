@@ -389,11 +389,12 @@ def test_a_cancel_from_above_and_by_a_deadline_stops_it_too() -> None:
 def test_after_the_end_nothing_is_raised(later: str) -> None:
     """Events of a run that has completed are dropped and counted, also if it is asked to stop after that."""
     parent = open_run()
-    run = open_run(parent=parent, deadline=0.001 if later == "deadline" else None)
-    handler = run.handler(worker())
-    # The deadline may have been first; then the end below is none.
-    if not run.complete() or run.state != "completed":
-        pytest.skip("the deadline was earlier than the end")
+    while True:
+        run = open_run(parent=parent, deadline=0.001 if later == "deadline" else None)
+        handler = run.handler(worker())
+        # On a busy machine the deadline may come first, which is not what this test is about: then take another run.
+        if run.complete() and run.state == "completed":
+            break
     before = events(run)
     if later == "token":
         run.token.cancel("late")
