@@ -362,7 +362,7 @@ run.cancel()
 
 @needs_fork
 def test_a_fork_while_threads_are_in_the_middle_of_everything(tmp_path: Path) -> None:
-    """Whatever lock a thread holds at the fork, the child works, and the parent misses nothing."""
+    """Whatever lock a thread holds at the fork, the child works, and the parent's file misses nothing untold."""
     path = tmp_path / "events.ndjson"
     forks(
         """
@@ -415,11 +415,14 @@ assert stats()["runs"]["live"] == 0
 """,
         path,
     )
-    told: dict[str, list[int]] = {}
+    last: dict[str, int] = {}
     for event in lines(path):
-        told.setdefault(event["run_id"], []).append(event["sequence"])
+        run_id, sequence = event["run_id"], event["sequence"]
         assert event["data"].get("content") != "child's"
-    assert all(sequences == list(range(1, len(sequences) + 1)) for sequences in told.values())
+        # One run speaks without a pause: where its log was faster than the disk, the file says how much is missing.
+        is_gap = event["event"]["category"] == "stream"
+        assert sequence == last.get(run_id, 0) + (event["data"]["lost"] if is_gap else 1)
+        last[run_id] = sequence
 
 
 @needs_fork
