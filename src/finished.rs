@@ -19,24 +19,29 @@ pub(crate) struct Bounds {
 struct Finished {
     run: Arc<Run>,
     ended_at: Instant,
-    bytes: u64,
+    /// None until its terminal event is in the log, and the sinks hold the log: the run stays until then.
+    bytes: Option<u64>,
 }
 
-/// The runs that have ended and can still be found. Guarded by the table's lock.
+/// Runs that have ended. Guarded by the table's lock.
 #[derive(Default)]
 pub(crate) struct FinishedRuns {
-    /// By the order of their ends.
-    runs: BTreeMap<u64, Finished>,
-    /// Where each is; the latest of its id.
+    /// Those that can be found, by the order of their ends.
+    latest: BTreeMap<u64, Finished>,
+    /// Those that cannot, since another of their id has ended; whoever holds one can still read it.
+    superseded: BTreeMap<u64, Finished>,
+    /// Where each is that can be found.
     places: FxHashMap<RunId, u64>,
+    /// Of both.
     bytes: u64,
     /// How many runs were ever added.
     added: u64,
 }
 
 impl FinishedRuns {
+    /// How many runs can be found.
     pub(crate) fn len(&self) -> usize {
-        self.runs.len()
+        self.latest.len()
     }
 
     /// The bytes of all encoded events that are kept.
@@ -45,63 +50,74 @@ impl FinishedRuns {
     }
 
     pub(crate) fn get(&self, id: &RunId) -> Option<&Arc<Run>> {
-        let finished = self.runs.get(self.places.get(id)?)?;
+        let finished = self.latest.get(self.places.get(id)?)?;
         Some(&finished.run)
     }
 
+    /// All of them, also those that cannot be found.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Run>> {
-        self.runs.values().map(|finished| &finished.run)
+        let all = self.superseded.values().chain(self.latest.values());
+        all.map(|finished| &finished.run)
     }
 
-    /// Adds a run whose terminal event is about to be appended; returns the run of the same id that it replaces.
-    pub(crate) fn add(&mut self, run: Arc<Run>) -> Option<Arc<Run>> {
+    /// Adds a run whose terminal event is about to be appended. It is found in place of the one of its id before.
+    pub(crate) fn add(&mut self, run: Arc<Run>) {
         self.added += 1;
         let place = self.added;
-        let replaced = self.places.insert(run.id().clone(), place);
+        if let Some(before) = self.places.insert(run.id().clone(), place)
+            && let Some(finished) = self.latest.remove(&before)
+        {
+            self.superseded.insert(before, finished);
+        }
         let finished = Finished {
             run,
             ended_at: Instant::now(),
-            bytes: 0,
+            bytes: None,
         };
-        self.runs.insert(place, finished);
-        self.take(replaced?)
+        self.latest.insert(place, finished);
     }
 
     /// Counts the bytes of a run that was added, now that its log has the terminal event.
     pub(crate) fn weigh(&mut self, run: &Run) {
-        let place = self.places.get(run.id());
-        if let Some(finished) = place.and_then(|place| self.runs.get_mut(place))
-            && finished.run.number() == run.number()
-        {
+        // One of the latest: other threads may have added runs since, also of its id.
+        let latest = self.latest.values_mut().rev();
+        let mut all = latest.chain(self.superseded.values_mut().rev());
+        if let Some(finished) = all.find(|finished| finished.run.number() == run.number()) {
             let bytes = run.log().held_bytes();
-            self.bytes = self.bytes - finished.bytes + bytes;
-            finished.bytes = bytes;
+            self.bytes += bytes;
+            finished.bytes = Some(bytes);
         }
     }
 
     /// When the oldest run has been kept for the time that is allowed.
     pub(crate) fn expires_at(&self, bounds: Bounds) -> Option<Instant> {
-        let (_, oldest) = self.runs.first_key_value()?;
-        oldest.ended_at.checked_add(bounds.time)
+        let oldest = [&self.latest, &self.superseded]
+            .into_iter()
+            .filter_map(|runs| runs.first_key_value())
+            .map(|(_, finished)| finished.ended_at);
+        oldest.min()?.checked_add(bounds.time)
     }
 
-    /// Takes out what is beyond the bounds, the oldest first. `others` are bytes that count too.
+    /// Takes out what is beyond the bounds: first runs that cannot be found, then others, of both the oldest first.
+    /// `others` are bytes that count too.
     pub(crate) fn expire(&mut self, bounds: Bounds, others: u64, expired: &mut Vec<Arc<Run>>) {
-        while let Some((&place, oldest)) = self.runs.first_key_value() {
-            let is_within = self.runs.len() <= bounds.runs
-                && self.bytes.saturating_add(others) <= bounds.bytes
-                && oldest.ended_at.elapsed() < bounds.time;
-            if is_within {
-                break;
+        for runs in [&mut self.superseded, &mut self.latest] {
+            while let Some((_, oldest)) = runs.first_key_value() {
+                let is_within = runs.len() <= bounds.runs
+                    && self.bytes.saturating_add(others) <= bounds.bytes
+                    && oldest.ended_at.elapsed() < bounds.time;
+                if is_within || oldest.bytes.is_none() {
+                    break;
+                }
+                if let Some((place, finished)) = runs.pop_first() {
+                    self.bytes -= finished.bytes.unwrap_or_default();
+                    let id = finished.run.id();
+                    if self.places.get(id) == Some(&place) {
+                        self.places.remove(id);
+                    }
+                    expired.push(finished.run);
+                }
             }
-            self.places.remove(oldest.run.id());
-            expired.extend(self.take(place));
         }
-    }
-
-    fn take(&mut self, place: u64) -> Option<Arc<Run>> {
-        let finished = self.runs.remove(&place)?;
-        self.bytes -= finished.bytes;
-        Some(finished.run)
     }
 }

@@ -63,8 +63,9 @@ pub struct Times {
 
 /// The table that a run is in, if it is still there.
 pub(crate) trait Home: Send + Sync {
-    /// The run ends: from now on it is not live. Called under its log's lock. Returns None if the run is not live here.
-    fn leave(&self, run: &Run) -> Option<Left>;
+    /// The run ends: from now on it is not live. Called under its log's lock. Returns the live runs that are part of it, and
+    /// end with it; None if the run is not live here.
+    fn leave(&self, run: &Run) -> Option<Vec<Arc<Run>>>;
 
     /// Called after `leave`, once the terminal event is in the log and the sinks know of it, with no lock held. Returns the
     /// finished runs that are forgotten by now.
@@ -72,16 +73,6 @@ pub(crate) trait Home: Send + Sync {
 
     /// An event was refused, since the run had ended. Called with no lock held.
     fn was_late(&self);
-}
-
-/// What a table returns of a run that leaves the live ones. Dropped with no lock held.
-#[derive(Default)]
-pub(crate) struct Left {
-    /// The finished run of the same id, which this one replaces.
-    #[expect(dead_code, reason = "kept to be dropped with no lock held")]
-    pub(crate) replaced: Option<Arc<Run>>,
-    /// The live runs that are part of this one, and end with it.
-    pub(crate) children: Vec<Arc<Run>>,
 }
 
 /// What a run's log has told: to be read, not to be written.
@@ -390,7 +381,8 @@ impl Run {
     /// the end, such as what has been used up. What is no object becomes `{"annotation": …}`.
     ///
     /// Of two fields of one name the later stays, and that which comes with the end in any case. An event that is
-    /// [emitted](Self::emit) as terminal is as it is. All annotations of a run together hold at most 64 KiB of JSON. False, and counted as [late](crate::RunsStats::late), if the run ends
+    /// [emitted](Self::emit) as terminal is as it is. All
+    /// annotations of a run together hold at most 64 KiB of JSON. False, and counted as [late](crate::RunsStats::late), if the run ends
     /// or has ended: so it is for callbacks of the cancel that ends a pending run, and of a shutdown. Does not block.
     ///
     /// # Errors
@@ -410,7 +402,8 @@ impl Run {
     /// `{"result": …}`.
     ///
     /// If it was asked to stop it ends as cancelled, with the fields of the result beside `kind` and `reason`, which are
-    /// those of the cancellation. Does not block.
+    /// those of the cancellation. Cancels the runs that are part of this one, and calls what their tokens'
+    /// `on_cancel` has registered, on this thread; otherwise it does not block.
     ///
     /// # Errors
     ///
@@ -420,7 +413,7 @@ impl Run {
     }
 
     /// Ends the run with an error; whether this was its end. If it was asked to stop it ends as cancelled, and the error
-    /// is taken for a consequence. Does not block.
+    /// is taken for a consequence. Blocks only as [`complete`](Self::complete) does.
     pub fn fail(&self, error: &str, details: &str) -> bool {
         let fields = [("error", text(error)), ("details", text(details))];
         let fields: &[_] = if self.token.is_cancelled() {
@@ -514,20 +507,20 @@ impl Run {
     fn leave(&self, why: Option<&Cancelled>) -> impl FnOnce() -> Released {
         self.asked.get_or_init(|| why.map(|why| why.requested_at));
         let home = self.home.upgrade();
-        let left = home.as_ref().and_then(|home| home.leave(self));
+        let children = home.as_ref().and_then(|home| home.leave(self));
         // After the table knows: what is opened below a live run hangs below its token.
         let retired = self.token.retire();
         move || {
             // Release: who sees it finds the last event in the log.
             self.unstarted.store(false, Ordering::Release);
             *self.annotations.lock() = Annotations::GONE;
-            let forgotten = match (&left, home) {
+            let forgotten = match (&children, home) {
                 (Some(_), Some(home)) => home.settle(self),
                 _ => Vec::new(),
             };
             Released {
                 _retired: retired,
-                left: left.unwrap_or_default(),
+                children: children.unwrap_or_default(),
                 _forgotten: forgotten,
             }
         }
@@ -557,14 +550,14 @@ impl Drop for Run {
 #[must_use]
 struct Released {
     _retired: Retired,
-    left: Left,
+    children: Vec<Arc<Run>>,
     _forgotten: Vec<Arc<Run>>,
 }
 
 impl Released {
     /// Cancels the live runs that were part of the run `ended`. Their tokens' callbacks run here.
     fn cancel_children(self, ended: &RunId) {
-        for child in &self.left.children {
+        for child in &self.children {
             let reason = format!("the parent run {ended} has ended");
             child.cancel(CancelKind::Parent, &reason);
         }

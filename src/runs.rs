@@ -7,7 +7,7 @@ use crate::event_log::EventLog;
 use crate::object::Object;
 use crate::run::{Home, Parent, Run, lifecycle};
 use crate::run_id::RunId;
-use crate::sink::{Flushing, Shared, SinkHandle, notify};
+use crate::sink::{Flushing, Shared, SinkHandle, Stopping, notify};
 use crate::sync::Mutex;
 use crate::table::{OpenError, Options, ReaderStats, RunsStats, Table};
 use serde_json::value::RawValue;
@@ -227,6 +227,17 @@ impl Runs {
     /// this call from returning, but no run from ending. What a sink has not taken in time counts as dropped. A call of a
     /// sink that does not return is left to itself.
     pub fn shutdown(&self, reason: &str, patience: Duration) -> bool {
+        let end = Instant::now().checked_add(patience);
+        let ending = self.ending(reason, end);
+        let has_all = ending.wait_until(end);
+        if has_all.is_none() {
+            ending.give_up();
+        }
+        has_all.unwrap_or(false)
+    }
+
+    /// The first part of a [`shutdown`](Self::shutdown): all runs have ended, and the sinks are asked to end until `end`.
+    pub(crate) fn ending(&self, reason: &str, end: Option<Instant>) -> Ending {
         let mut live = self.0.table.shut();
         // A run before its parent, whose cancel would reach it in the parent's name.
         live.sort_unstable_by_key(|run| std::cmp::Reverse(run.number()));
@@ -239,7 +250,6 @@ impl Runs {
         for run in &live {
             run.finish_cancelled();
         }
-        let end = Instant::now().checked_add(patience);
         // A run that another thread is ending is live no more, and its terminal event may still be on its way.
         self.0.table.wait_until_settled(end);
         // All that the sinks will ever be told they have been told.
@@ -250,23 +260,25 @@ impl Runs {
         for mark in marks {
             mark.call();
         }
-        // All of them: a sink that is late must not keep another from being waited for.
-        let late = stopping
-            .iter()
-            .filter(|sink| sink.wait_until(end) != Some(true));
-        late.count() == 0
+        Ending(stopping)
     }
 
-    /// Waits until the sinks have taken every event that was appended before this call, and have flushed, at most for
-    /// `timeout` in all. Returns true if they have.
+    /// Waits until the sinks have taken every event whose emit returned before this call, and the terminal event of every
+    /// run that anybody has seen ended, and have flushed; at most for `timeout` in all. Returns true if they have.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
         let mut flushing = self.flushing(end).into_iter();
         flushing.all(|sink| sink.wait_until(end) == Some(true))
     }
 
+    /// Waits until the sinks know of every end that anybody has seen.
+    pub(crate) fn settle(&self, end: Option<Instant>) {
+        self.0.table.wait_until_settled(end);
+    }
+
     /// Asks every sink to flush.
     pub(crate) fn flushing(&self, end: Option<Instant>) -> Vec<Flushing> {
+        self.settle(end);
         let sinks = self.sinks();
         sinks.iter().map(|sink| sink.flushing(end)).collect()
     }
@@ -312,6 +324,27 @@ impl Runs {
     /// The sinks, in the order in which they were added.
     pub fn sinks(&self) -> Vec<SinkHandle> {
         self.0.sinks.lock().handles.clone()
+    }
+}
+
+/// The ends of the sinks that a shutdown waits for.
+#[must_use]
+pub(crate) struct Ending(Vec<Stopping>);
+
+impl Ending {
+    /// Waits for all sinks, at most until `end`. Returns whether they have taken everything; None if one is not done yet.
+    pub(crate) fn wait_until(&self, end: Option<Instant>) -> Option<bool> {
+        // All of them: a sink that is late must not keep another from being waited for.
+        let ends: Vec<_> = self.0.iter().map(|sink| sink.wait_until(end)).collect();
+        let all: Option<Vec<_>> = ends.into_iter().collect();
+        all.map(|all| all.into_iter().all(|has_all| has_all))
+    }
+
+    /// Nobody waits any more: what the sinks have not taken counts as dropped from now on.
+    pub(crate) fn give_up(&self) {
+        for sink in &self.0 {
+            sink.give_up();
+        }
     }
 }
 

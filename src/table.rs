@@ -4,7 +4,7 @@ use crate::background;
 use crate::cancelled::Cancelled;
 use crate::event_log::{EventLog, Limits};
 use crate::finished::{Bounds, FinishedRuns};
-use crate::run::{Home, Left, Run};
+use crate::run::{Home, Run};
 use crate::run_id::RunId;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use crate::timer::{self, Alarm, Due};
@@ -436,7 +436,7 @@ impl Due for Table {
 }
 
 impl Home for Table {
-    fn leave(&self, run: &Run) -> Option<Left> {
+    fn leave(&self, run: &Run) -> Option<Vec<Arc<Run>>> {
         let mut state = self.state.lock();
         // One that was never here, or is not any more, must not take another of its id along.
         if !state.is_live(run) {
@@ -456,10 +456,8 @@ impl Home for Table {
             }
         }
         let children = state.children.remove(&run.number()).unwrap_or_default();
-        Some(Left {
-            children: children.into_values().collect(),
-            replaced: state.finished.add(run),
-        })
+        state.finished.add(run);
+        Some(children.into_values().collect())
     }
 
     fn settle(&self, run: &Run) -> Vec<Arc<Run>> {

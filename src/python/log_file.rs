@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 ///
 /// A thread of its own writes, without the GIL; nobody waits for the disk. Events that the disk has not taken wait in their
 /// runs' logs: if the disk is full or hangs, they are tried again, and what a log lets go of meanwhile is told by a line
-/// `stream.gap`. The logs of ended runs are held for the file, at most `hold_bytes` of events and for `hold_seconds`;
-/// beyond that only their lifecycle events are, and the others count as dropped in `stats()["sinks"]`, under the file's
+/// `stream.gap`. The logs of ended runs are held for the file, at most `hold_bytes` of events and for `hold_seconds` (None:
+/// for any time); beyond that only their lifecycle events are, in 16 MiB more, and the others count as dropped in `stats()["sinks"]`, under the file's
 /// real path.
 ///
 /// Several lines are written by one system call, whole: what another process appends comes between them. When an event
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 /// cannot be opened, ValueError if this process writes to that path already.
 #[pyfunction]
 #[pyo3(
-    signature = (path, /, *, max_bytes=256 << 20, fsync=false, hold_bytes=64 << 20, hold_seconds=Arg::Missing),
+    signature = (path, /, *, max_bytes=256 << 20, fsync=false, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),
     text_signature = "(path, /, *, max_bytes=268435456, fsync=False, hold_bytes=67108864, hold_seconds=300.0)"
 )]
 #[expect(clippy::needless_pass_by_value, reason = "PyO3 makes it for us")]
@@ -36,7 +36,7 @@ pub(super) fn log_to_file<'py>(
     path: PathBuf,
     max_bytes: u64,
     fsync: bool,
-    hold_bytes: u64,
+    hold_bytes: Arg<'_, 'py>,
     hold_seconds: Arg<'_, 'py>,
 ) -> PyResult<Bound<'py, PySinkHandle>> {
     sleep_if_ended(|| {

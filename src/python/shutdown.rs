@@ -2,10 +2,10 @@
 
 use super::exit::{raise_interrupt, sleep_if_ended};
 use super::table::runs;
-use super::wait::seconds;
+use super::wait::{seconds, wait};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the interpreter's exit waits for sinks.
 const PATIENCE_AT_EXIT: Duration = Duration::from_secs(5);
@@ -16,15 +16,6 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     py.import("atexit")?
         .call_method1("register", (at_exit,))
         .map(drop)
-}
-
-/// Ends every run, lets no other begin, and waits for the sinks; whether they have everything.
-fn end_runs(py: Python<'_>, reason: &str, timeout: Option<Duration>) -> PyResult<bool> {
-    let runs = runs(py);
-    // Once, with all the time that there is: when it is over, the sinks give up.
-    let has_all = py.detach(|| runs.shutdown(reason, timeout.unwrap_or(Duration::MAX)));
-    raise_interrupt()?;
-    Ok(has_all)
 }
 
 /// End every live run as cancelled, with kind `shutdown`, refuse new ones for good, and wait until the sinks have
@@ -40,11 +31,25 @@ pub(super) fn shutdown(
 ) -> PyResult<bool> {
     sleep_if_ended(|| {
         let timeout = seconds("timeout", timeout)?;
-        end_runs(py, &reason.to_string_lossy(), timeout)
+        let (runs, reason) = (runs(py), reason.to_string_lossy());
+        let end_of = |timeout| Instant::now().checked_add(timeout);
+        let ending = py.detach(|| runs.ending(&reason, timeout.and_then(end_of)));
+        raise_interrupt()?;
+        let done = wait(py, timeout, |slice| {
+            ending.wait_until(slice.and_then(end_of))
+        })?;
+        if done.is_none() {
+            py.detach(|| ending.give_up());
+        }
+        Ok(done.unwrap_or(false))
     })
 }
 
 #[pyfunction]
 fn end_all(py: Python<'_>) -> PyResult<()> {
-    sleep_if_ended(|| end_runs(py, "the interpreter exits", Some(PATIENCE_AT_EXIT)).map(drop))
+    sleep_if_ended(|| {
+        let runs = runs(py);
+        py.detach(|| runs.shutdown("the interpreter exits", PATIENCE_AT_EXIT));
+        raise_interrupt()
+    })
 }

@@ -5,7 +5,7 @@ use super::exit::{raise_interrupt, sleep_if_ended};
 use super::process::Owned;
 use super::subscription::event;
 use super::table::runs;
-use super::wait::{seconds, wait};
+use super::wait::{number, seconds, wait};
 use crate::sink::Flushing;
 use crate::{Batch, Hold, Refused, Sink, SinkHandle};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -16,9 +16,6 @@ use std::time::{Duration, Instant};
 
 /// How long a sink is waited for, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The signature's default for how many bytes are held.
-const HOLD_BYTES: u64 = 64 << 20;
 
 /// The handle of a sink. Made by :func:`add_sink` and :func:`log_to_file`.
 ///
@@ -46,8 +43,8 @@ impl PySinkHandle {
         sleep_if_ended(|| stats_of(py, self.handle()?))
     }
 
-    /// Wait until the sink has taken every event that was emitted before this call, `timeout` seconds at most. True once
-    /// it has; False after the timeout, if the sink is closed, or if the sink itself calls this.
+    /// Wait until the sink has taken every event that was emitted before this call, `timeout` seconds at most, None for any
+    /// time. True once it has; False after the timeout, if the sink is closed, or if the sink itself calls this.
     ///
     /// Blocks without the GIL; Ctrl-C works.
     #[pyo3(signature = (timeout=Arg::Missing), text_signature = "($self, timeout=5.0)")]
@@ -55,7 +52,11 @@ impl PySinkHandle {
         sleep_if_ended(|| {
             let handle = self.handle()?;
             let timeout = patience(timeout)?;
-            wait_for(py, timeout, |end| vec![handle.flushing(end)])
+            let runs = runs(py);
+            wait_for(py, timeout, |end| {
+                runs.settle(end);
+                vec![handle.flushing(end)]
+            })
         })
     }
 
@@ -71,13 +72,15 @@ impl PySinkHandle {
             let timeout = patience(timeout)?;
             let runs = runs(py);
             let stopping = py.detach(|| {
+                let end = timeout.and_then(end_of);
                 runs.remove_sink(handle);
-                handle.stop(timeout.and_then(end_of))
+                runs.settle(end);
+                handle.stop(end)
             });
             let done = wait(py, timeout, |slice| {
                 stopping.wait_until(slice.and_then(end_of))
-            });
-            Ok(done?.unwrap_or(false))
+            })?;
+            Ok(done.unwrap_or_else(|| py.detach(|| stopping.give_up())))
         })
     }
 
@@ -148,23 +151,23 @@ pub(super) fn flush(py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
 /// order, and what runs emit meanwhile waits in their logs, so that a slow function delays nobody. If it raises, the same
 /// events come again, after a pause that grows up to two seconds; the exception is counted, and logged once by the logger
 /// `llm_callback`. What a run's log lets go of before (see :func:`configure`) is told by an event `stream.gap`. The logs of
-/// ended runs are held for it, at most `hold_bytes` of events and for `hold_seconds`; beyond that only their lifecycle
-/// events are, and the others count as dropped.
+/// ended runs are held for it, at most `hold_bytes` of events and for `hold_seconds` (None: for any time); beyond that only
+/// their lifecycle events are, in 16 MiB more, and the others count as dropped.
 ///
-/// `name` is its key in `stats()["sinks"]`; left out, it is the function's name. `function` must not be a coroutine
+/// `name` is its key in `stats()["sinks"]`, and must be its own; left out, it is the function's qualified name. `function` must not be a coroutine
 /// function, and must not wait for :func:`flush`. At the interpreter's exit it is called with what is left, for five
 /// seconds at most. Thread-safe; does not block. Raises TypeError for what cannot be called, ValueError if there is a sink
 /// of that name, RuntimeError if the system refuses a thread.
 #[pyfunction]
 #[pyo3(
-    signature = (function, /, *, name=None, hold_bytes=HOLD_BYTES, hold_seconds=Arg::Missing),
+    signature = (function, /, *, name=None, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),
     text_signature = "(function, /, *, name=None, hold_bytes=67108864, hold_seconds=300.0)"
 )]
 pub(super) fn add_sink<'py>(
     py: Python<'py>,
     function: &Bound<'py, PyAny>,
     name: Option<String>,
-    hold_bytes: u64,
+    hold_bytes: Arg<'_, 'py>,
     hold_seconds: Arg<'_, 'py>,
 ) -> PyResult<Bound<'py, PySinkHandle>> {
     sleep_if_ended(|| {
@@ -192,11 +195,11 @@ pub(super) fn add_sink<'py>(
 }
 
 /// How long, and in how many bytes, the logs of ended runs are held. None is no limit of the time.
-pub(super) fn hold(bytes: u64, time: Arg<'_, '_>) -> PyResult<Hold> {
-    let mut hold = Hold {
-        bytes,
-        ..Hold::default()
-    };
+pub(super) fn hold(bytes: Arg<'_, '_>, time: Arg<'_, '_>) -> PyResult<Hold> {
+    let mut hold = Hold::default();
+    if let Arg::Given(bytes) = bytes {
+        hold.bytes = number("hold_bytes", &bytes, 0)?;
+    }
     if let Arg::Given(time) = time {
         hold.time = seconds("hold_seconds", Some(&time))?.unwrap_or(Duration::MAX);
     }
@@ -217,7 +220,6 @@ pub(super) fn added(
     is_there: impl FnOnce() -> String,
 ) -> PyResult<Bound<'_, PySinkHandle>> {
     let runs = runs(py);
-    // A sink that is refused is closed, which waits for its thread.
     py.detach(|| runs.add_sink(handle.clone()).map_err(drop))
         .map_err(|()| PyValueError::new_err(is_there()))?;
     Bound::new(py, PySinkHandle(Owned::new(handle)))
@@ -285,15 +287,11 @@ fn report(py: Python<'_>, name: &str, error: &PyErr) -> PyResult<()> {
 
 impl Drop for Function {
     fn drop(&mut self) {
-        let callable = self.callable.take();
         // Its destructor is Python code. At the interpreter's exit it is left alone.
         sleep_if_ended(|| {
-            if Python::try_attach(|_| ()).is_some() {
-                Python::try_attach(|_| drop(callable));
-            } else {
-                std::mem::forget(callable);
-            }
+            Python::try_attach(|_| drop(self.callable.take()));
         });
+        std::mem::forget(self.callable.take());
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// How long, and in how many bytes, the logs of ended runs are held for a sink that has not taken them.
 ///
 /// Beyond either bound a run is let go of, the oldest first: only its lifecycle events are kept for the sink, with a gap
-/// event between them, and its other events count as [dropped](crate::SinkStats::dropped).
+/// event between them, and its other events count as [dropped](crate::SinkStats::dropped). The lifecycle events of all such
+/// runs together are kept in 16 MiB more, for any time; beyond that they are dropped too, the oldest run's first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     /// The bytes of encoded events, over all ended runs.
@@ -42,14 +43,26 @@ struct Rest {
     outline: Outline,
 }
 
+impl Rest {
+    fn bytes(&self) -> u64 {
+        self.outline.bytes() + RUN_BYTES
+    }
+}
+
+/// What the lifecycle events of runs that were let go of may take.
+const RESTS_BYTES: u64 = 16 << 20;
+
+/// What a run takes besides its encoded events, roughly.
+const RUN_BYTES: u64 = 1_024;
+
 /// The ended runs that a sink has not taken to their end. Guarded by its sink's lock.
 pub(super) struct Backlog {
     hold: Hold,
     /// By the order in which the runs were opened, as are the rests.
     whole: BTreeMap<u64, Whole>,
     rests: BTreeMap<u64, Rest>,
-    /// Of both.
-    bytes: u64,
+    whole_bytes: u64,
+    rests_bytes: u64,
     /// The sink takes no more: nothing is held for it.
     is_closed: bool,
 }
@@ -59,7 +72,8 @@ pub(super) struct Backlog {
 #[derive(Default)]
 pub(super) struct Released {
     logs: Vec<Arc<EventLog>>,
-    follows: Vec<Arc<Follow>>,
+    /// These runs are over for the sink.
+    pub(super) follows: Vec<Arc<Follow>>,
 }
 
 impl Drop for Released {
@@ -74,24 +88,22 @@ impl Backlog {
             hold,
             whole: BTreeMap::new(),
             rests: BTreeMap::new(),
-            bytes: 0,
+            whole_bytes: 0,
+            rests_bytes: 0,
             is_closed: false,
         }
     }
 
     /// How many runs are held, and their bytes.
     pub(super) fn size(&self) -> (usize, u64) {
-        (self.whole.len() + self.rests.len(), self.bytes)
+        let runs = self.whole.len() + self.rests.len();
+        (runs, self.whole_bytes + self.rests_bytes)
     }
 
-    /// How long a log is held.
-    pub(super) fn time(&self) -> Duration {
-        self.hold.time
-    }
-
-    /// Whether any log is held.
-    pub(super) fn has_logs(&self) -> bool {
-        !self.whole.is_empty()
+    /// When the first log has been held for as long as is allowed.
+    pub(super) fn expires_at(&self) -> Option<Instant> {
+        let ends = self.whole.values().map(|whole| whole.ended_at);
+        ends.min()?.checked_add(self.hold.time)
     }
 
     /// Holds the log of a run that has just ended, unless the sink has taken all of it already.
@@ -103,7 +115,7 @@ impl Backlog {
         }
         log.hold();
         let bytes = log.held_bytes();
-        self.bytes += bytes;
+        self.whole_bytes += bytes;
         let whole = Whole {
             follow: Arc::clone(follow),
             log: Arc::clone(log),
@@ -111,15 +123,15 @@ impl Backlog {
             ended_at: Instant::now(),
         };
         self.whole.insert(follow.number(), whole);
-        while self.bytes > self.hold.bytes
+        while self.whole_bytes > self.hold.bytes
             && let Some((_, whole)) = self.whole.pop_first()
         {
             self.reduce(whole, &mut released);
         }
-        while self.bytes > self.hold.bytes
+        while self.rests_bytes > RESTS_BYTES
             && let Some((_, rest)) = self.rests.pop_first()
         {
-            self.bytes -= rest.outline.bytes();
+            self.rests_bytes -= rest.bytes();
             rest.follow.give_up(&rest.outline, false);
             released.follows.push(rest.follow);
         }
@@ -143,26 +155,27 @@ impl Backlog {
     fn reduce(&mut self, whole: Whole, released: &mut Released) {
         let outline = whole.log.outline();
         whole.follow.give_up(&outline, true);
-        self.bytes = self.bytes - whole.bytes + outline.bytes();
+        self.whole_bytes -= whole.bytes;
         released.logs.push(whole.log);
-        let follow = whole.follow;
+        let number = whole.follow.number();
         let rest = Rest {
-            follow: Arc::clone(&follow),
+            follow: whole.follow,
             outline,
         };
-        self.rests.insert(follow.number(), rest);
+        self.rests_bytes += rest.bytes();
+        self.rests.insert(number, rest);
     }
 
     /// Lets go of a run that the sink has taken to its end.
     pub(super) fn remove(&mut self, number: u64) -> Released {
         let mut released = Released::default();
         if let Some(whole) = self.whole.remove(&number) {
-            self.bytes -= whole.bytes;
+            self.whole_bytes -= whole.bytes;
             released.logs.push(whole.log);
             released.follows.push(whole.follow);
         }
         if let Some(rest) = self.rests.remove(&number) {
-            self.bytes -= rest.outline.bytes();
+            self.rests_bytes -= rest.bytes();
             released.follows.push(rest.follow);
         }
         released
@@ -176,7 +189,7 @@ impl Backlog {
     /// Holds nothing any more. What the sink has not taken counts as dropped.
     pub(super) fn close(&mut self) -> Released {
         self.is_closed = true;
-        self.bytes = 0;
+        (self.whole_bytes, self.rests_bytes) = (0, 0);
         let mut released = Released::default();
         for (_, whole) in std::mem::take(&mut self.whole) {
             whole.follow.give_up(&whole.log.outline(), false);

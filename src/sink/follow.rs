@@ -7,7 +7,6 @@ use crate::run_id::RunId;
 use crate::subscription::Cursor;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 /// One run as one sink follows it. The log's side announces news, the follower's thread reads them.
 pub(super) struct Follow {
@@ -32,9 +31,9 @@ struct Progress {
     taken: u64,
     is_opened: bool,
     is_ended: bool,
-    /// How often in a row the sink has refused this run, and when the run is offered again.
+    /// How often in a row the sink has refused this run, and whether the run waits to be offered again.
     failures: u32,
-    retry_at: Option<Instant>,
+    is_refused: bool,
     /// Set once the backlog has let go of the log.
     given_up: Option<GivenUp>,
 }
@@ -108,13 +107,16 @@ pub(crate) fn notify(
                 is_opened: false,
                 is_ended: false,
                 failures: 0,
-                retry_at: None,
+                is_refused: false,
                 given_up: None,
             }),
             sink: Arc::clone(sink),
         })
     };
     let follows: Box<[_]> = sinks.iter().map(follow).collect();
+    for follow in &follows {
+        follow.sink.add(follow);
+    }
     (!follows.is_empty())
         .then(|| -> Notify { Box::new(move |end| follows.iter().for_each(|each| each.tell(end))) })
 }
@@ -155,13 +157,13 @@ impl Follow {
     }
 
     /// The follower's thread has taken the run out of its queue: what it is to do.
-    pub(super) fn turn(&self, now: Instant) -> Turn {
+    pub(super) fn turn(&self) -> Turn {
         self.has_news.store(false, Ordering::Release);
         let progress = self.progress.lock();
         if progress.is_ended {
             return Turn::Over;
         }
-        if progress.retry_at.is_some_and(|at| now < at) {
+        if progress.is_refused {
             // As if it were in the queue: its next try reads whatever comes until then.
             self.has_news.store(true, Ordering::Release);
             return Turn::Waits;
@@ -198,7 +200,6 @@ impl Follow {
         progress.cursor = cursor;
         progress.taken = taken.max(progress.taken);
         progress.failures = 0;
-        progress.retry_at = None;
         let taken = progress.taken;
         match &mut progress.given_up {
             Some(given_up) => {
@@ -215,23 +216,19 @@ impl Follow {
         }
     }
 
-    /// Notes that the sink has refused the run; when it is offered again.
-    pub(super) fn has_failed(
-        &self,
-        now: Instant,
-        pause: impl FnOnce(u32) -> std::time::Duration,
-    ) -> Instant {
+    /// Notes that the run waits to be offered again; returns how often in a row the sink had refused the run before.
+    pub(super) fn has_failed(&self) -> u32 {
         let mut progress = self.progress.lock();
-        let at = now + pause(progress.failures);
-        progress.failures = progress.failures.saturating_add(1);
-        progress.retry_at = Some(at);
+        let failures = progress.failures;
+        progress.failures = failures.saturating_add(1);
+        progress.is_refused = true;
         self.has_news.store(true, Ordering::Release);
-        at
+        failures
     }
 
-    /// Its time to be offered again has come, or nobody waits for it.
+    /// The run is offered again now.
     pub(super) fn may_retry(&self) {
-        self.progress.lock().retry_at = None;
+        self.progress.lock().is_refused = false;
     }
 
     /// Notes that the sink has taken the terminal event. Whether it is news.
@@ -259,7 +256,7 @@ impl Follow {
         progress.given_up = Some(given_up);
     }
 
-    /// What is left of a run that is not ended when its sink closes counts as dropped.
+    /// The sink takes no more, though the run may live: what the sink has not taken counts as dropped.
     pub(super) fn give_up_live(&self) {
         let Some(log) = self.log.upgrade() else {
             return;
@@ -268,11 +265,14 @@ impl Follow {
         let mut progress = self.progress.lock();
         if progress.given_up.is_none() && !progress.is_ended {
             let dropped = last.saturating_sub(progress.taken);
-            self.sink
-                .counts
-                .dropped
-                .fetch_add(dropped, Ordering::Relaxed);
-            progress.taken = last;
+            let counts = &self.sink.counts;
+            counts.dropped.fetch_add(dropped, Ordering::Relaxed);
+            progress.given_up = Some(GivenUp {
+                first: None,
+                last,
+                keeps_outline: false,
+                dropped,
+            });
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The thread of one sink: it reads the runs that have news from their logs, writes them, and tries again what failed.
 
 use super::follow::{Follow, Turn, Written};
-use super::handle::{Flushing, Shared};
-use super::queue::{Taken, Taker};
+use super::handle::{AskedToFlush, Shared};
+use super::queue::Taker;
 use super::{Batch, Refused, Sink};
 use crate::event::Word;
 use crate::event_log::{EventLog, Limits};
@@ -29,10 +29,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a follower is told.
 pub(super) enum Note {
-    /// The run has events that the sink has not taken.
-    News(Arc<Follow>),
+    /// The run of this number has events that the sink has not taken.
+    News(u64),
     /// Flush, once all that was told before is written.
-    Flush(Flushing),
+    Flush(AskedToFlush),
     /// End once all that was told before is written.
     Stop,
 }
@@ -44,7 +44,7 @@ pub(super) struct Follower<S> {
     notes: Taker<Note>,
     /// The runs that the sink has refused, by when they are offered again and by their numbers.
     refused: BTreeMap<(Instant, u64), Arc<Follow>>,
-    flushes: Vec<Flushing>,
+    flushes: Vec<AskedToFlush>,
     /// Since when something that was written waits for its flush, and whether a lifecycle event does.
     unflushed: Option<Instant>,
     has_lifecycle: bool,
@@ -69,21 +69,39 @@ impl<S: Sink> Follower<S> {
     /// Writes until it is stopped. Returns whether the sink has taken all that it was told of, and flushed.
     pub(super) fn run(mut self) -> bool {
         loop {
+            let mut due = Instant::now();
             match self.notes.take_until(self.next_due()) {
-                Taken::Item(Note::News(follow)) => self.turn(&follow),
-                Taken::Item(Note::Flush(flushing)) => self.flushes.push(flushing),
-                Taken::Item(Note::Stop) | Taken::Closed => self.is_stopping = true,
-                Taken::TimedOut => {}
+                Some(Note::News(number)) => {
+                    if let Some(follow) = self.shared.find(number) {
+                        self.turn(&follow);
+                    }
+                }
+                // Somebody waits: what the sink has refused is offered again at once.
+                Some(Note::Flush(asked)) => {
+                    self.flushes.push(asked);
+                    due += LONGEST_PAUSE;
+                }
+                Some(Note::Stop) => {
+                    self.is_stopping = true;
+                    due += LONGEST_PAUSE;
+                }
+                None => {}
             }
-            self.offer_again();
             let is_idle = self.notes.is_empty();
+            if is_idle || !self.flushes.is_empty() || self.is_stopping {
+                for follow in self.shared.flooded() {
+                    self.turn(&follow);
+                }
+            }
+            self.offer_again(due);
             self.flush_if_due(is_idle);
-            let is_done = self.is_stopping && is_idle && self.refused.is_empty();
-            if is_done || self.shared.is_out_of_time() {
-                break;
+            if self.is_stopping && is_idle && self.refused.is_empty() {
+                return self.end(true);
+            }
+            if self.shared.is_out_of_time() {
+                return self.end(false);
             }
         }
-        self.end()
     }
 
     /// When the thread has something to do though nobody tells it anything.
@@ -97,7 +115,7 @@ impl<S: Sink> Follower<S> {
 
     /// Writes what the run's log has now. What comes meanwhile is told anew.
     fn turn(&mut self, follow: &Arc<Follow>) {
-        match follow.turn(Instant::now()) {
+        match follow.turn() {
             Turn::Read(log, cursor) => self.read(follow, &log, cursor),
             Turn::Outline(outline, taken) => {
                 let last = outline.last_sequence();
@@ -139,7 +157,11 @@ impl<S: Sink> Follower<S> {
                 self.ended(follow);
                 return;
             }
-            if ahead.next() > target || self.shared.is_out_of_time() {
+            if ahead.next() > target {
+                return;
+            }
+            if self.shared.is_out_of_time() {
+                self.refuse(follow, Instant::now());
                 return;
             }
             cursor = ahead;
@@ -187,11 +209,16 @@ impl<S: Sink> Follower<S> {
             self.shared.has_failed(&refused.error);
         }
         if !is_whole {
-            let at = follow.has_failed(Instant::now(), pause);
-            self.refused
-                .insert((at, follow.number()), Arc::clone(follow));
+            self.refuse(follow, Instant::now());
         }
         is_whole
+    }
+
+    /// Offers the run again after a pause.
+    fn refuse(&mut self, follow: &Arc<Follow>, now: Instant) {
+        let at = now + pause(follow.has_failed());
+        let place = (at, follow.number());
+        self.refused.insert(place, Arc::clone(follow));
     }
 
     fn ended(&mut self, follow: &Arc<Follow>) {
@@ -205,17 +232,20 @@ impl<S: Sink> Follower<S> {
         }
     }
 
-    /// Offers again the runs whose time has come.
-    fn offer_again(&mut self) {
+    /// Offers again the runs whose time is before `due`.
+    fn offer_again(&mut self, due: Instant) {
         if self.refused.is_empty() {
             return;
         }
-        let later = self.refused.split_off(&(Instant::now(), 0));
-        let due = std::mem::replace(&mut self.refused, later);
-        for follow in due.into_values() {
+        let later = self.refused.split_off(&(due, 0));
+        let mut due = std::mem::replace(&mut self.refused, later);
+        while !self.shared.is_out_of_time()
+            && let Some((_, follow)) = due.pop_first()
+        {
             follow.may_retry();
             self.turn(&follow);
         }
+        self.refused.append(&mut due);
     }
 
     fn flush_if_due(&mut self, is_idle: bool) {
@@ -230,8 +260,8 @@ impl<S: Sink> Follower<S> {
         self.has_lifecycle = false;
         let is_flushed = self.flush();
         if is_asked {
-            for flushing in self.flushes.drain(..) {
-                flushing.settle(is_flushed);
+            for asked in self.flushes.drain(..) {
+                asked.settle(is_flushed);
             }
         }
     }
@@ -242,26 +272,14 @@ impl<S: Sink> Follower<S> {
         self.count(&flushed)
     }
 
-    /// Lets nothing wait any more. Returns whether nothing was left.
-    fn end(&mut self) -> bool {
-        let mut has_all = self.flush() && self.refused.is_empty();
-        for follow in std::mem::take(&mut self.refused).into_values() {
-            follow.give_up_live();
-        }
-        self.shared.close();
-        // Nobody writes what is told from now on.
-        while let Taken::Item(note) = self.notes.take_until(Some(Instant::now())) {
-            match note {
-                Note::News(follow) => {
-                    has_all = false;
-                    follow.give_up_live();
-                }
-                Note::Flush(flushing) => self.flushes.push(flushing),
-                Note::Stop => {}
-            }
-        }
-        for flushing in self.flushes.drain(..) {
-            flushing.settle(has_all);
+    /// Lets nothing wait any more. `is_done`: all is written that was told before the sink was asked to end. Returns whether
+    /// that is so, and flushed.
+    fn end(mut self, is_done: bool) -> bool {
+        let has_all = self.flush() && is_done;
+        self.shared.close(is_done);
+        // Those that were asked for later are dropped with the queue, as not flushed.
+        for asked in self.flushes.drain(..) {
+            asked.settle(has_all);
         }
         has_all
     }

@@ -1,13 +1,14 @@
 //! The handle of a running sink: its name, its counters, and how it is flushed and closed.
 
 use super::Sink;
-use super::backlog::{Backlog, Hold};
+use super::backlog::{Backlog, Hold, Released};
 use super::follow::Follow;
 use super::follower::{Follower, Note};
 use super::queue::{Pusher, queue};
 use crate::event_log::{EventLog, Outline};
-use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, Ordering, yield_now};
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, yield_now};
 use crate::timer::{self, Alarm, Due};
+use rustc_hash::FxHashMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Weak};
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// How long a sink may still write after its last handle was dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// So many runs with news are in the queue at most, 16 bytes each; beyond that the follower looks at all runs.
+const LONGEST_QUEUE: usize = 1 << 20;
 
 /// The counters of a sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +62,12 @@ pub(crate) struct Shared {
     ends_at: Mutex<Option<Instant>>,
     /// Protects the text of the latest error.
     last_error: Mutex<Option<String>>,
+    /// Protects which runs the sink follows, by their numbers: those that are live, and those that it has not taken to their
+    /// end. Under it: map operations. The queue has the numbers only, so that a sink that hangs keeps no run there.
+    follows: Mutex<FxHashMap<u64, Arc<Follow>>>,
+    /// Set when the queue was too long for a run's number: then the follower looks at all runs. Relaxed, no partner: the
+    /// queue's end is found later than this is set.
+    is_flooded: AtomicBool,
     /// Protects the ended runs that are held for the sink, and when the oldest is let go of. Under it: operations on
     /// these, with a run's progress and its log's lock below it; no call of the sink, and no drop of a log.
     backlog: Mutex<(Backlog, Option<Alarm>)>,
@@ -68,10 +78,44 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Adds a run that has no event yet.
+    pub(super) fn add(&self, follow: &Arc<Follow>) {
+        let mut follows = self.follows.lock();
+        follows.insert(follow.number(), Arc::clone(follow));
+    }
+
+    pub(super) fn find(&self, number: u64) -> Option<Arc<Follow>> {
+        self.follows.lock().get(&number).cloned()
+    }
+
+    /// All runs that the sink follows, if some of them may have news that the queue does not tell of.
+    pub(super) fn flooded(&self) -> Vec<Arc<Follow>> {
+        if !self.is_flooded.swap(false, Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.follows.lock().values().cloned().collect()
+    }
+
+    /// The sink has nothing more to take of these runs.
+    fn forget(&self, released: &Released) {
+        if !released.follows.is_empty() {
+            let mut follows = self.follows.lock();
+            for follow in &released.follows {
+                // Not the last reference: it is among the released ones.
+                follows.remove(&follow.number());
+            }
+        }
+    }
+
     /// Tells the follower that a run has news.
-    pub(super) fn push(&self, follow: &Arc<Follow>) {
-        if !self.is_closing.load(Ordering::Relaxed) {
-            self.queue.push(Note::News(Arc::clone(follow)));
+    pub(super) fn push(&self, follow: &Follow) {
+        if self.is_closing.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.queue.len() < LONGEST_QUEUE {
+            self.queue.push(Note::News(follow.number()));
+        } else {
+            self.is_flooded.store(true, Ordering::Relaxed);
         }
     }
 
@@ -113,17 +157,23 @@ impl Shared {
     pub(super) fn hold(&self, follow: &Arc<Follow>, log: &Arc<EventLog>) {
         let mut backlog = self.backlog.lock();
         let released = backlog.0.hold(follow, log);
-        let alarm = if backlog.1.is_none() && backlog.0.has_logs() {
-            Instant::now().checked_add(backlog.0.time()).map(Alarm::new)
-        } else {
-            None
-        };
-        backlog.1 = backlog.1.or(alarm);
-        drop(backlog);
+        self.unlock(backlog);
+        self.forget(&released);
         drop(released);
-        if let Some(alarm) = alarm
-            && !timer::arm(alarm, self.this.clone() as Weak<dyn Due>)
-        {
+    }
+
+    /// Unlocks, after it has seen to it that the timer calls when the next log has been held for long enough.
+    fn unlock(&self, mut backlog: MutexGuard<'_, (Backlog, Option<Alarm>)>) {
+        if backlog.1.is_some() {
+            return;
+        }
+        let Some(at) = backlog.0.expires_at() else {
+            return;
+        };
+        let alarm = Alarm::new(at);
+        backlog.1 = Some(alarm);
+        drop(backlog);
+        if !timer::arm(alarm, self.this.clone() as Weak<dyn Due>) {
             // The system refuses the thread: the next run that ends asks again.
             self.backlog.lock().1 = None;
         }
@@ -132,7 +182,8 @@ impl Shared {
     /// Lets go of the log of a run that the sink has taken to its end.
     pub(super) fn let_go(&self, number: u64) {
         let released = self.backlog.lock().0.remove(number);
-        drop(released);
+        let follow = self.follows.lock().remove(&number);
+        drop((released, follow));
     }
 
     /// What is left of a run whose log was let go of.
@@ -140,13 +191,19 @@ impl Shared {
         self.backlog.lock().0.outline(number)
     }
 
-    /// The sink takes no more.
-    pub(super) fn close(&self) {
+    /// The sink takes no more. `is_done`: it has taken all that it was told of, and what live runs say later is not its.
+    pub(super) fn close(&self, is_done: bool) {
         let mut backlog = self.backlog.lock();
         let released = backlog.0.close();
         let alarm = backlog.1.take();
         drop(backlog);
-        drop(released);
+        let follows = std::mem::take(&mut *self.follows.lock());
+        if !is_done {
+            for follow in follows.values() {
+                follow.give_up_live();
+            }
+        }
+        drop((released, follows));
         if let Some(alarm) = alarm {
             timer::disarm(alarm);
         }
@@ -170,22 +227,8 @@ impl Due for Shared {
         let mut backlog = self.backlog.lock();
         backlog.1 = None;
         let released = backlog.0.expire();
-        let alarm = if backlog.0.has_logs() {
-            // Each log that is there now ended after the one that this alarm was for.
-            Instant::now()
-                .checked_add(backlog.0.time() / 4)
-                .map(Alarm::new)
-        } else {
-            None
-        };
-        backlog.1 = alarm;
-        drop(backlog);
+        self.unlock(backlog);
         drop(released);
-        if let Some(alarm) = alarm
-            && !timer::arm(alarm, self.this.clone() as Weak<dyn Due>)
-        {
-            self.backlog.lock().1 = None;
-        }
     }
 }
 
@@ -240,6 +283,8 @@ impl SinkHandle {
             is_closing: AtomicBool::new(false),
             ends_at: Mutex::default(),
             last_error: Mutex::default(),
+            follows: Mutex::default(),
+            is_flooded: AtomicBool::new(false),
             backlog: Mutex::new((Backlog::new(hold), None)),
             done: Mutex::default(),
             is_done: Condvar::new(),
@@ -275,21 +320,24 @@ impl SinkHandle {
         self.0.shared.last_error.lock().clone()
     }
 
-    /// Has the sink take every event that was appended before this call, and flush. Returns true once the sink has; false
+    /// Has the sink take every event whose emit returned before this call, and flush. Returns true once the sink has; false
     /// if it has not within `timeout`, is closed, or if this is the sink's own thread. Blocks, with no lock held.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
         self.flushing(end).wait_until(end).unwrap_or(false)
     }
 
-    /// Stops the sink once it has taken every event that was appended before this call, at most after `patience`. What it
+    /// Stops the sink once it has taken every event whose emit returned before this call, at most after `patience`. What it
     /// has not taken by then counts as dropped. Returns true if the sink has taken everything.
     ///
     /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits again,
     /// and returns the same. On the sink's own thread it does not wait, and returns false.
     pub fn close(&self, patience: Duration) -> bool {
         let end = Instant::now().checked_add(patience);
-        self.stop(end).wait_until(end).unwrap_or(false)
+        let stopping = self.stop(end);
+        stopping
+            .wait_until(end)
+            .unwrap_or_else(|| stopping.give_up())
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -301,8 +349,12 @@ impl SinkHandle {
         let shared = &self.0.shared;
         shared.wait_for_announcements(end);
         let flushing = Flushing::default();
-        if self.0.is_here() || !shared.queue.push(Note::Flush(flushing.clone())) {
+        if self.0.is_here() {
             flushing.settle(false);
+        } else {
+            shared
+                .queue
+                .push(Note::Flush(AskedToFlush(flushing.clone())));
         }
         flushing
     }
@@ -345,7 +397,7 @@ struct Done {
 
 impl Drop for Done {
     fn drop(&mut self) {
-        self.shared.close();
+        self.shared.close(self.has_all);
         *self.shared.done.lock() = Some(self.has_all);
         self.shared.is_done.notify_all();
     }
@@ -364,6 +416,14 @@ impl Stopping {
             None => Some(false),
         }
     }
+
+    /// Nobody waits any more: what the sink has not taken counts as dropped from now on. Returns false.
+    pub(crate) fn give_up(&self) -> bool {
+        if let Some(shared) = &self.0 {
+            shared.close(false);
+        }
+        false
+    }
 }
 
 /// A flush that somebody waits for.
@@ -372,7 +432,7 @@ pub(crate) struct Flushing(Arc<(Mutex<Option<bool>>, Condvar)>);
 
 impl Flushing {
     /// The sink has flushed, or never will.
-    pub(super) fn settle(&self, is_flushed: bool) {
+    fn settle(&self, is_flushed: bool) {
         let (settled, changed) = &*self.0;
         settled.lock().get_or_insert(is_flushed);
         changed.notify_all();
@@ -383,6 +443,21 @@ impl Flushing {
     pub(crate) fn wait_until(&self, end: Option<Instant>) -> Option<bool> {
         let (settled, changed) = &*self.0;
         wait_until_set(settled, changed, end)
+    }
+}
+
+/// A flush in the sink's queue. If it is dropped before the sink has flushed, the sink never will.
+pub(super) struct AskedToFlush(Flushing);
+
+impl AskedToFlush {
+    pub(super) fn settle(self, is_flushed: bool) {
+        self.0.settle(is_flushed);
+    }
+}
+
+impl Drop for AskedToFlush {
+    fn drop(&mut self) {
+        self.0.settle(false);
     }
 }
 

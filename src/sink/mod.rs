@@ -18,7 +18,7 @@ mod queue;
 
 pub use backlog::Hold;
 pub(crate) use follow::notify;
-pub(crate) use handle::{Flushing, Shared};
+pub(crate) use handle::{Flushing, Shared, Stopping};
 pub use handle::{SinkHandle, SinkStats};
 pub use ndjson::NdjsonFile;
 
@@ -44,7 +44,7 @@ pub trait Sink: Send + 'static {
     /// A run is about to be written for the first time.
     fn opened(&mut self, _run: &Followed) {}
 
-    /// Takes some events of one run, in their order. A `stream.gap` event among them says how many are missing.
+    /// Takes some events of one run, in their order: about 256 events or 256 KiB at most. A `stream.gap` event among them says how many are missing.
     ///
     /// # Errors
     ///
@@ -73,6 +73,14 @@ pub struct Followed {
 }
 
 impl Followed {
+    /// The run of this id and generation, as for a test of a sink.
+    pub fn new(id: impl Into<RunId>, generation: u64) -> Self {
+        Self {
+            id: id.into(),
+            generation,
+        }
+    }
+
     /// The run's id.
     pub fn id(&self) -> &RunId {
         &self.id
@@ -92,6 +100,11 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
+    /// Some events of a run, as for a test of a sink.
+    pub fn new(run: &'a Followed, frames: &'a [Arc<Frame>]) -> Self {
+        Self { run, frames }
+    }
+
     /// The run that all the events are of.
     pub fn run(&self) -> &'a Followed {
         self.run

@@ -155,6 +155,8 @@ impl Sink for NdjsonFile {
                 continue;
             }
             let written = self.write_buffer();
+            // One that was large must not keep its memory.
+            self.buffer.shrink_to(1 << 20);
             let whole = ends.iter().take_while(|(end, _)| *end <= self.bytes);
             taken = whole.last().map_or(taken, |(_, sequence)| *sequence);
             if let Err(error) = written {

@@ -3,16 +3,6 @@
 
 use std::time::Instant;
 
-/// What the taking thread got.
-pub(super) enum Taken<T> {
-    /// The oldest item.
-    Item(T),
-    /// Nothing came in time.
-    TimedOut,
-    /// Nothing will come: every [`Pusher`] is gone.
-    Closed,
-}
-
 #[cfg(not(loom))]
 pub(super) use real::{Pusher, Taker, queue};
 
@@ -21,8 +11,8 @@ pub(super) use modelled::{Pusher, Taker, queue};
 
 #[cfg(not(loom))]
 mod real {
-    use super::{Instant, Taken};
-    use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+    use super::Instant;
+    use crossbeam_channel::{Receiver, Sender, unbounded};
 
     pub(in crate::sink) struct Pusher<T>(Sender<T>);
 
@@ -38,19 +28,18 @@ mod real {
         pub(in crate::sink) fn push(&self, item: T) -> bool {
             self.0.send(item).is_ok()
         }
+
+        pub(in crate::sink) fn len(&self) -> usize {
+            self.0.len()
+        }
     }
 
     impl<T> Taker<T> {
-        /// Takes the oldest item; waits for one until `end`, without an end for ever.
-        pub(in crate::sink) fn take_until(&self, end: Option<Instant>) -> Taken<T> {
-            let taken = match end {
-                Some(end) => self.0.recv_deadline(end),
-                None => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match taken {
-                Ok(item) => Taken::Item(item),
-                Err(RecvTimeoutError::Timeout) => Taken::TimedOut,
-                Err(RecvTimeoutError::Disconnected) => Taken::Closed,
+        /// Takes the oldest item; waits for one until `end`, without an end for ever. None: nothing came in time.
+        pub(in crate::sink) fn take_until(&self, end: Option<Instant>) -> Option<T> {
+            match end {
+                Some(end) => self.0.recv_deadline(end).ok(),
+                None => self.0.recv().ok(),
             }
         }
 
@@ -60,18 +49,18 @@ mod real {
     }
 }
 
-/// Loom has no clock: a wait ends when an item comes or the last pusher goes.
+/// Loom has no clock: a wait ends when an item comes.
 #[cfg(loom)]
 mod modelled {
-    use super::{Instant, Taken};
+    use super::Instant;
     use crate::sync::{Condvar, Mutex};
     use std::collections::VecDeque;
     use std::sync::Arc;
 
     struct Shared<T> {
-        /// Protects the items, and whether somebody may still push. Under it: operations on these.
-        state: Mutex<(VecDeque<T>, bool)>,
-        changed: Condvar,
+        /// Protects the items. Under it: operations on these.
+        items: Mutex<VecDeque<T>>,
+        pushed: Condvar,
     }
 
     pub(in crate::sink) struct Pusher<T>(Arc<Shared<T>>);
@@ -80,46 +69,40 @@ mod modelled {
 
     pub(in crate::sink) fn queue<T>() -> (Pusher<T>, Taker<T>) {
         let shared = Arc::new(Shared {
-            state: Mutex::new((VecDeque::new(), true)),
-            changed: Condvar::new(),
+            items: Mutex::new(VecDeque::new()),
+            pushed: Condvar::new(),
         });
         (Pusher(Arc::clone(&shared)), Taker(shared))
     }
 
     impl<T> Pusher<T> {
         pub(in crate::sink) fn push(&self, item: T) -> bool {
-            self.0.state.lock().0.push_back(item);
-            self.0.changed.notify_all();
+            self.0.items.lock().push_back(item);
+            self.0.pushed.notify_all();
             true
         }
-    }
 
-    impl<T> Drop for Pusher<T> {
-        fn drop(&mut self) {
-            self.0.state.lock().1 = false;
-            self.0.changed.notify_all();
+        pub(in crate::sink) fn len(&self) -> usize {
+            self.0.items.lock().len()
         }
     }
 
     impl<T> Taker<T> {
-        pub(in crate::sink) fn take_until(&self, end: Option<Instant>) -> Taken<T> {
-            let mut state = self.0.state.lock();
+        pub(in crate::sink) fn take_until(&self, end: Option<Instant>) -> Option<T> {
+            let mut items = self.0.items.lock();
             loop {
-                if let Some(item) = state.0.pop_front() {
-                    return Taken::Item(item);
-                }
-                if !state.1 {
-                    return Taken::Closed;
+                if let Some(item) = items.pop_front() {
+                    return Some(item);
                 }
                 if end.is_some_and(|end| end <= Instant::now()) {
-                    return Taken::TimedOut;
+                    return None;
                 }
-                self.0.changed.wait(&mut state);
+                self.0.pushed.wait(&mut items);
             }
         }
 
         pub(in crate::sink) fn is_empty(&self) -> bool {
-            self.0.state.lock().0.is_empty()
+            self.0.items.lock().is_empty()
         }
     }
 }

@@ -112,3 +112,24 @@ fn emit_against_flush_against_follower() {
         assert!(runs.shutdown("", Duration::MAX));
     });
 }
+
+/// When somebody has seen a run's end, a flush has the sink take the terminal event, though another thread has ended the run
+/// and the sink may not know of it yet.
+#[test]
+fn seen_end_against_flush() {
+    model(|| {
+        let (runs, words) = with_sink();
+        let run = open(&runs, true);
+        let ending = {
+            let run = run.clone();
+            thread::spawn(move || run.complete("done").unwrap())
+        };
+        if run.state() == RunState::Completed {
+            assert!(runs.flush(Duration::MAX));
+            let words = words.lock().unwrap().clone();
+            assert_eq!(words.last(), Some(&Word::COMPLETED));
+        }
+        assert!(ending.join().unwrap());
+        assert!(runs.shutdown("", Duration::MAX));
+    });
+}

@@ -464,6 +464,24 @@ fn finished_runs_are_bounded_in_bytes() {
     );
 }
 
+/// The runs that others of their id have superseded are bounded as all finished ones are, though somebody has kept them.
+#[test]
+fn superseded_runs_are_bounded_in_bytes() {
+    let bound = 20_000;
+    let runs = Runs::new(Options {
+        finished_bytes: bound,
+        ..Options::default()
+    });
+    let kept: Vec<_> = (0..20).map(|_| spoken(&runs, 1, 20)).collect();
+    let stats = runs.stats();
+    assert!(
+        stats.finished_bytes <= bound && stats.finished == 1,
+        "{stats:?}"
+    );
+    let held: u64 = kept.iter().map(|run| run.log().held_bytes()).sum();
+    assert!(held < bound + 20 * 500, "{held}");
+}
+
 /// A reader that does not read keeps what it has not read of a forgotten run, within the bound; one that reads on frees it.
 #[test]
 fn readers_of_forgotten_runs_are_bounded() {

@@ -416,7 +416,9 @@ fn a_hung_sink_holds_a_bounded_number_of_bytes() {
         }
         run.complete("").unwrap();
         let stats = runs.sinks()[0].stats();
-        assert!(stats.waiting_bytes <= hold.bytes, "{stats:?}");
+        // The lifecycle events of each run are held beyond the bound.
+        let lifecycle = 2_000 * stats.waiting as u64;
+        assert!(stats.waiting_bytes <= hold.bytes + lifecycle, "{stats:?}");
         assert_eq!(stats.waiting, usize::try_from(id).unwrap() + 1);
     }
     let hung = runs.sinks()[0].stats();
@@ -488,6 +490,26 @@ fn a_flush_waits_for_what_was_appended_before() {
     let before = words_of(&told, 1).len();
     assert!(runs.flush(LONG));
     assert_eq!(words_of(&told, 1).len(), before);
+}
+
+/// A sink that is closed in the middle of a run says that it has not taken everything, each time, and what it has not taken
+/// counts as dropped.
+#[test]
+fn a_sink_that_is_cut_off_says_so() {
+    let runs = Runs::default();
+    let (sink, told, open_gate, waiting) = gated(Hold::default());
+    runs.add_sink(sink.clone()).unwrap();
+    let run = open(&runs, 1);
+    waiting.recv_timeout(LONG).unwrap();
+    say(&run, 2_000);
+    assert!(runs.remove_sink(&sink));
+    assert!(!sink.close(Duration::from_millis(1)));
+    assert_eq!(sink.stats().dropped, 2_001, "while it hangs");
+    drop(open_gate);
+    assert!(!sink.close(LONG) && !sink.flush(LONG));
+    let stats = sink.stats();
+    assert_eq!(stats.written + stats.dropped, 2_001, "{stats:?}");
+    assert_eq!(stats.written, told_events(&told));
 }
 
 /// A file has all events of all runs, each run's in order, one a line, by the time the table is shut down.
