@@ -1,9 +1,9 @@
 //! The threads for work that may block: callbacks after a deadline, and destructors of values that are a user's.
 //!
-//! One thread is enough as long as no task takes long: it takes the tasks in their order, and ends when it has had nothing
-//! to do for a moment. When tasks wait, and all threads have been busy with one task each for longer than a second,
-//! the timer's thread starts one more. So a task that blocks for ever costs a thread and a moment, and keeps no later task
-//! from running.
+//! One thread is enough as long as no task takes long: it takes the tasks in their order, and ends when it has had
+//! nothing to do for a moment. When tasks wait, and all threads have been busy with one task each for longer than a
+//! second, the timer's thread starts one more. So a task that blocks for ever costs a thread and a moment, and keeps no
+//! later task from running.
 
 /// Some work, and all that it holds.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
@@ -61,7 +61,8 @@ mod real {
         pub(super) threads: usize,
         /// How many of the threads run a task.
         busy: usize,
-        /// When a thread was last started or last took a task. Threads that are all busy have been so at least since then.
+        /// When a thread was last started or last took a task. Threads that are all busy have been so at least since
+        /// then.
         changed_at: Option<Instant>,
         /// There is one while the timer is to look after the tasks that wait: whenever there are more than free threads.
         watch: Option<Arc<Watch>>,

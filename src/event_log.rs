@@ -186,7 +186,7 @@ enum For {
     Anybody,
     /// The run cannot be found any more: for the subscriptions that are open.
     Readers,
-    /// These are beyond a bound: for nobody.
+    /// For nobody: what the subscriptions have still to read is beyond a bound.
     Nobody,
 }
 
@@ -284,8 +284,8 @@ impl State {
         slowest.map_or(0, |next| self.next.saturating_sub(*next))
     }
 
-    /// Lets go of what every open subscription has read, if nobody else can come: the terminal event stays. `by` is where the
-    /// reader was that has read on.
+    /// Lets go of what every open subscription has read, if nobody else can come: the terminal event stays. `by` is where
+    /// the reader was that has read on.
     pub(crate) fn drop_what_was_read(&mut self, by: u64) {
         // Only the slowest reader leaves anything behind when it reads on.
         if self.for_whom == For::Anybody || self.holds > 0 || by > self.oldest() {

@@ -63,12 +63,12 @@ pub struct Times {
 
 /// The table that a run is in, if it is still there.
 pub(crate) trait Home: Send + Sync {
-    /// The run ends: from now on it is not live. Called under its log's lock. Returns the live runs that are part of it, and
-    /// end with it; None if the run is not live here.
+    /// The run ends: from now on it is not live. Called under its log's lock. Returns the live runs that are part of it,
+    /// and end with it; None if the run is not live here.
     fn leave(&self, run: &Run) -> Option<Vec<Arc<Run>>>;
 
-    /// Called after `leave`, once the terminal event is in the log and the sinks know of it, with no lock held. Returns the
-    /// finished runs that are forgotten by now.
+    /// Called after `leave`, once the terminal event is in the log and the sinks know of it, with no lock held. Returns
+    /// the finished runs that are forgotten by now.
     fn settle(&self, run: &Run) -> Vec<Arc<Run>>;
 
     /// An event was refused, since the run had ended. Called with no lock held.
@@ -381,9 +381,9 @@ impl Run {
     /// the end, such as what has been used up. What is no object becomes `{"annotation": …}`.
     ///
     /// Of two fields of one name the later stays, and that which comes with the end in any case. An event that is
-    /// [emitted](Self::emit) as terminal is as it is. All
-    /// annotations of a run together hold at most 64 KiB of JSON. False, and counted as [late](crate::RunsStats::late), if the run ends
-    /// or has ended: so it is for callbacks of the cancel that ends a pending run, and of a shutdown. Does not block.
+    /// [emitted](Self::emit) as terminal is as it is. All annotations of a run together hold at most 64 KiB of JSON.
+    /// False, and counted as [late](crate::RunsStats::late), if the run ends or has ended: so it is for callbacks of the
+    /// cancel that ends a pending run, and of a shutdown. Does not block.
     ///
     /// # Errors
     ///

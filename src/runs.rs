@@ -104,8 +104,8 @@ impl Runs {
         self.0.table.options()
     }
 
-    /// Changes how much the table keeps; `change` is called under the table's lock. What is beyond the new bounds is forgotten at once. The logs of runs that were
-    /// opened before keep their limits.
+    /// Changes how much the table keeps; `change` is called under the table's lock. What is beyond the new bounds is
+    /// forgotten at once. The logs of runs that were opened before keep their limits.
     pub fn configure(&self, change: impl FnOnce(&mut Options)) {
         self.0.table.configure(change);
     }
@@ -223,9 +223,9 @@ impl Runs {
     /// Asks every live run to stop, ends each with its terminal event, lets none be opened any more, and stops the sinks
     /// once they have taken every event, at most after `patience` in all. Returns true if they have in time.
     ///
-    /// First every run is asked and has its end, then the tokens' callbacks run, on this thread: a callback that blocks keeps
-    /// this call from returning, but no run from ending. What a sink has not taken in time counts as dropped. A call of a
-    /// sink that does not return is left to itself.
+    /// First every run is asked and has its end, then the tokens' callbacks run, on this thread: a callback that blocks
+    /// keeps this call from returning, but no run from ending. What a sink has not taken in time counts as dropped. A
+    /// call of a sink that does not return is left to itself.
     pub fn shutdown(&self, reason: &str, patience: Duration) -> bool {
         let end = Instant::now().checked_add(patience);
         let ending = self.ending(reason, end);

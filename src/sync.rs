@@ -1,9 +1,9 @@
 //! The only file that names locks and atomics, so that loom can put its own in their place.
 //!
 //! The mutexes and conditions, which threads wait for, are the standard library's. `parking_lot` keeps who waits in one
-//! table for the whole process: a fork while another thread is in that table leaves the child with an entry that is locked
-//! for ever. Its read-write lock guards the registry, where lookups only read, and which the Python binding enters with the
-//! GIL held, where there is one: then nobody waits for it.
+//! table for the whole process: a fork while another thread is in that table leaves the child with an entry that is
+//! locked for ever. Its read-write lock guards the registry, where lookups only read, and which the Python binding enters
+//! with the GIL held, where there is one: then nobody waits for it.
 
 pub(crate) use mutex::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]

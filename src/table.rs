@@ -145,7 +145,8 @@ struct State {
     finished: FinishedRuns,
     /// The logs of runs that cannot be found any more and whose readers have not read all.
     forgotten: Vec<Weak<EventLog>>,
-    /// How many runs have left the live ones, and have no terminal event in their log yet, or none that the sinks know of.
+    /// How many runs have left the live ones, and have no terminal event in their log yet, or none that the sinks know
+    /// of.
     leaving: usize,
     /// How many ids were ever taken, also for runs that were not opened in the end.
     reserved: u64,
@@ -330,8 +331,8 @@ impl Table {
         state.live.values().cloned().collect()
     }
 
-    /// Waits until every run that has left the live ones has its terminal event in its log, and the sinks know of it. Until
-    /// `end` at most: the thread that ends a run runs no user code in between, but the system may not let it run.
+    /// Waits until every run that has left the live ones has its terminal event in its log, and the sinks know of it.
+    /// Until `end` at most: the thread that ends a run runs no user code in between, but the system may not let it run.
     pub(crate) fn wait_until_settled(&self, end: Option<Instant>) {
         let mut state = self.state.lock();
         while state.leaving > 0 {
@@ -385,7 +386,8 @@ impl Table {
     }
 
     /// Lets go of what the logs of forgotten runs hold, but for what their readers have still to read, and of that too
-    /// where it is beyond the bound. Takes the logs' locks. The runs are dropped by the caller: destructors may do anything.
+    /// where it is beyond the bound. Takes the logs' locks. The runs are dropped by the caller: destructors may do
+    /// anything.
     fn forget(&self, expired: Expired) -> Vec<Arc<Run>> {
         expired.logs.iter().for_each(|log| log.shed());
         let logs = expired.runs.iter().map(|run| run.event_log());

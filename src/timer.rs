@@ -52,8 +52,8 @@ mod real {
     }
 
     pub(super) struct Timer {
-        /// Protects the alarms, and whether there is the thread. Under it: map operations; never what is due, nor the start
-        /// of the thread.
+        /// Protects the alarms, and whether there is the thread. Under it: map operations; never what is due, nor the
+        /// start of the thread.
         pub(super) alarms: Mutex<Alarms>,
         /// Who waits for the alarms: the thread, if it runs.
         changed: Condvar,

@@ -6,7 +6,7 @@ _INFINITY = float("inf")
 
 
 def seconds(name: str, value: object) -> float | None:
-    """Return ``value`` as a float; None, which is no limit, stays None.
+    """Return ``value`` as a float, or None, which means no limit.
 
     Raises TypeError for what is no number and ValueError for NaN, and names the argument.
     """

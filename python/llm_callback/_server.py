@@ -91,7 +91,7 @@ def _forget(gone: Watcher) -> None:
 def _find_server(loop: asyncio.AbstractEventLoop) -> Any:
     """Return the uvicorn server that runs on this loop; None if there is none, or it cannot be found.
 
-    It handles the signals of the process, or is the one whose ``serve`` one of the loop's tasks is in.
+    The server is found by the signal handler that it has installed, or by the task of the loop that runs its ``serve``.
     """
     module = sys.modules.get("uvicorn.server")
     kind = getattr(module, "Server", None)

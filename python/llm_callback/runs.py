@@ -223,7 +223,7 @@ class RunManager:
         """Take no more runs, and ask all that are here to stop: those that wait for their turn end by it."""
         with self._lock:
             self._is_shut_down = True
-            # First those that wait: none is to begin in the place of one that ends.
+            # The runs that wait come first: none of them may begin in the place of a run that ends.
             jobs = [*self._queued.values(), *self._executing.values()]
         for job in jobs:
             job.run.cancel(reason, kind="shutdown")

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 /// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
 ///
-/// A thread of its own writes, without the GIL; nobody waits for the disk. Events that the disk has not taken wait in their
-/// runs' logs: if the disk is full or hangs, they are tried again, and what a log lets go of meanwhile is told by a line
-/// `stream.gap`. The logs of ended runs are held for the file, at most `hold_bytes` of events and for `hold_seconds` (None:
-/// for any time); beyond that only their lifecycle events are, in 16 MiB more, and the others count as dropped in `stats()["sinks"]`, under the file's
-/// real path.
+/// A thread of its own writes, without the GIL; nobody waits for the disk. Events that the disk has not taken wait in
+/// their runs' logs: if the disk is full or hangs, they are tried again, and what a log lets go of meanwhile is told by a
+/// line `stream.gap`. The logs of ended runs are held for the file, at most `hold_bytes` of events and for `hold_seconds`
+/// (None: for any time); beyond that only their lifecycle events are, in 16 MiB more, and the others count as dropped in
+/// `stats()["sinks"]`, under the file's real path.
 ///
 /// Several lines are written by one system call, whole: what another process appends comes between them. When an event
 /// would make the file larger than `max_bytes`, it is renamed with `.1` at its end, in place of an older one; if that

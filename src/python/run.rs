@@ -294,11 +294,11 @@ impl PyRun {
 
     /// Put the keywords into the data of the run's last event, however it ends and whoever ends it.
     ///
-    /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what comes
-    /// with the end, as `error` or `reason`, in any case; a terminal event that is said by :meth:`emit` is as it is. False,
-    /// and counted as late, if the run ends or has ended: so it is for what `on_cancel` calls where the cancel ends a
-    /// pending run, or comes from a shutdown. All annotations of a run hold at most 64 KiB of JSON. Thread-safe; does not
-    /// block. Raises ValueError for data that contain themselves, or do not fit; then none of them is added.
+    /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what
+    /// comes with the end, as `error` or `reason`, in any case; a terminal event that is said by :meth:`emit` is as it
+    /// is. False, and counted as late, if the run ends or has ended: so it is for what `on_cancel` calls where the cancel
+    /// ends a pending run, or comes from a shutdown. All annotations of a run hold at most 64 KiB of JSON. Thread-safe;
+    /// does not block. Raises ValueError for data that contain themselves, or do not fit; then none of them is added.
     #[pyo3(signature = (**data))]
     fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
         sleep_if_ended(|| {
@@ -381,8 +381,8 @@ impl PyRun {
         sleep_if_ended(|| {
             let py = slf.py();
             let run = slf.get().run()?;
-            // A Ctrl-C that comes while its readers are woken is raised by the first call in the block, or by its end: raised
-            // here, nothing would end the run.
+            // A Ctrl-C that comes while its readers are woken is raised by the first call in the block, or by its end:
+            // raised here, nothing would end the run.
             let state = py.detach(|| match run.state() {
                 RunState::Pending if run.start() => RunState::Running,
                 _ => run.state(),

@@ -33,12 +33,12 @@ fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
 /// and can be cancelled, but begins with :meth:`Run.start` (or `with`). All other keywords are the data of its first
 /// event, `lifecycle.started`.
 ///
-/// The end of the parent, however it ends, cancels the new run too, with kind `parent`, unless it is `detached`. A run that
-/// has ended can still be found and read for 300 seconds, as one of the latest 1 000: see :func:`configure`.
+/// The end of the parent, however it ends, cancels the new run too, with kind `parent`, unless it is `detached`. A run
+/// that has ended can still be found and read for 300 seconds, as one of the latest 1 000: see :func:`configure`.
 ///
-/// Thread-safe. Blocks for as long as the tables of runs are busy, without the GIL. Raises RuntimeError if a run of
-/// that id is live, the parent is not, as many runs are live as :func:`configure` allows, or the interpreter exits; RunCancelled if the parent is cancelled; TypeError
-/// or ValueError for an id, deadline or data that cannot be.
+/// Thread-safe. Blocks for as long as the tables of runs are busy, without the GIL. Raises RuntimeError if a run of that
+/// id is live, the parent is not, as many runs are live as :func:`configure` allows, or the interpreter exits;
+/// RunCancelled if the parent is cancelled; TypeError or ValueError for an id, deadline or data that cannot be.
 #[pyfunction]
 #[pyo3(
     signature = (run_id=None, /, *, parent=None, detached=false, deadline=None, pending=false, **data),

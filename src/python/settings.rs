@@ -18,12 +18,12 @@ use std::time::Duration;
 ///
 /// `log_events` and `log_bytes` bound the log of each run that is opened from now on: the oldest events make room for new
 /// ones, and a reader that has not read them is told. A finished run can be found and read for `keep_seconds`, as one of
-/// the latest `keep_runs`; all finished runs together, and what readers of forgotten runs have still to read, hold at most
-/// `keep_bytes` of encoded events. `max_live` is how many runs may be live at once, None for any number: then
+/// the latest `keep_runs`; all finished runs together, and what readers of forgotten runs have still to read, hold at
+/// most `keep_bytes` of encoded events. `max_live` is how many runs may be live at once, None for any number: then
 /// :func:`open_run` raises RuntimeError.
 ///
-/// A child of a fork keeps the settings. Thread-safe; does not block. Raises TypeError or ValueError for invalid arguments;
-/// then nothing is changed.
+/// A child of a fork keeps the settings. Thread-safe; does not block. Raises TypeError or ValueError for invalid
+/// arguments; then nothing is changed.
 #[pyfunction]
 #[pyo3(
     signature = (

@@ -43,8 +43,8 @@ impl PySinkHandle {
         sleep_if_ended(|| stats_of(py, self.handle()?))
     }
 
-    /// Wait until the sink has taken every event that was emitted before this call, `timeout` seconds at most, None for any
-    /// time. True once it has; False after the timeout, if the sink is closed, or if the sink itself calls this.
+    /// Wait until the sink has taken every event that was emitted before this call, `timeout` seconds at most, None for
+    /// any time. True once it has; False after the timeout, if the sink is closed, or if the sink itself calls this.
     ///
     /// Blocks without the GIL; Ctrl-C works.
     #[pyo3(signature = (timeout=Arg::Missing), text_signature = "($self, timeout=5.0)")]
@@ -60,11 +60,11 @@ impl PySinkHandle {
         })
     }
 
-    /// Stop the sink once it has taken every event that was emitted before this call, at most after `timeout` seconds; what
-    /// it has not taken by then counts as dropped. True if it has taken everything. The other sinks go on.
+    /// Stop the sink once it has taken every event that was emitted before this call, at most after `timeout` seconds;
+    /// what it has not taken by then counts as dropped. True if it has taken everything. The other sinks go on.
     ///
-    /// Blocks without the GIL. Ctrl-C ends the waiting, and the sink goes on closing. Closing again waits again, and returns
-    /// the same. If the sink itself calls this, it does not wait, and returns False.
+    /// Blocks without the GIL. Ctrl-C ends the waiting, and the sink goes on closing. Closing again waits again, and
+    /// returns the same. If the sink itself calls this, it does not wait, and returns False.
     #[pyo3(signature = (timeout=Arg::Missing), text_signature = "($self, timeout=5.0)")]
     fn close(&self, py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
         sleep_if_ended(|| {
@@ -133,8 +133,8 @@ fn wait_for(
 /// Wait until every sink has taken every event that was emitted before this call, `timeout` seconds at most. True once
 /// all have; False after the timeout, or if a sink calls this.
 ///
-/// For a lifespan handler, or before a snapshot: runs go on meanwhile. Without sinks it returns True at once. Thread-safe.
-/// Blocks without the GIL; Ctrl-C works.
+/// For a lifespan handler, or before a snapshot: runs go on meanwhile. Without sinks it returns True at once.
+/// Thread-safe. Blocks without the GIL; Ctrl-C works.
 #[pyfunction]
 #[pyo3(signature = (timeout=Arg::Missing), text_signature = "(timeout=5.0)")]
 pub(super) fn flush(py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
@@ -150,14 +150,14 @@ pub(super) fn flush(py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
 /// A thread of its own calls it, one list after the other, at most 256 events at a time: each run's events come in their
 /// order, and what runs emit meanwhile waits in their logs, so that a slow function delays nobody. If it raises, the same
 /// events come again, after a pause that grows up to two seconds; the exception is counted, and logged once by the logger
-/// `llm_callback`. What a run's log lets go of before (see :func:`configure`) is told by an event `stream.gap`. The logs of
-/// ended runs are held for it, at most `hold_bytes` of events and for `hold_seconds` (None: for any time); beyond that only
-/// their lifecycle events are, in 16 MiB more, and the others count as dropped.
+/// `llm_callback`. What a run's log lets go of before (see :func:`configure`) is told by an event `stream.gap`. The logs
+/// of ended runs are held for it, at most `hold_bytes` of events and for `hold_seconds` (None: for any time); beyond that
+/// only their lifecycle events are, in 16 MiB more, and the others count as dropped.
 ///
-/// `name` is its key in `stats()["sinks"]`, and must be its own; left out, it is the function's qualified name. `function` must not be a coroutine
-/// function, and must not wait for :func:`flush`. At the interpreter's exit it is called with what is left, for five
-/// seconds at most. Thread-safe; does not block. Raises TypeError for what cannot be called, ValueError if there is a sink
-/// of that name, RuntimeError if the system refuses a thread.
+/// `name` is its key in `stats()["sinks"]`, and must be its own; left out, it is the function's qualified name.
+/// `function` must not be a coroutine function, and must not wait for :func:`flush`. At the interpreter's exit it is
+/// called with what is left, for five seconds at most. Thread-safe; does not block. Raises TypeError for what cannot be
+/// called, ValueError if there is a sink of that name, RuntimeError if the system refuses a thread.
 #[pyfunction]
 #[pyo3(
     signature = (function, /, *, name=None, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),

@@ -11,10 +11,10 @@ pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default
 
 /// Return what was delivered, dropped and cancelled since import, and what is registered now.
 ///
-/// `emitted`: events handed to a callback. `dropped`: events that were not, by reason: `no_callback` (their run had
-/// none, or one that is false), `route` (see :func:`configure`). `cancelled`: how often :class:`RunCancelled` was
-/// raised. `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. `runs`: how many are
-/// `live`, the `oldest` of them (its `run_id`, and when it was `opened_at` in seconds since 1970; or None), how many `finished` ones
+/// `emitted`: events handed to a callback. `dropped`: events that were not, by reason: `no_callback` (their run had none,
+/// or one that is false), `route` (see :func:`configure`). `cancelled`: how often :class:`RunCancelled` was raised.
+/// `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. `runs`: how many are `live`, the
+/// `oldest` of them (its `run_id`, and when it was `opened_at` in seconds since 1970; or None), how many `finished` ones
 /// can still be read, the `finished_bytes` that are kept of ended runs, how many were `opened`, and the events and
 /// annotations that came `late`, after the end of their run. `readers`: how many subscriptions are `open`, and the `lag`:
 /// how many events the slowest of them has still to read. `sinks`: for each, by its name (of a file its real path), the

@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// The lock protects which table is the process's. Under it the table's reference is copied or put in place.
 static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new(Runs::default()));
 
-/// The table's options, for the child of a fork, which must not look into its parent's table. The lock protects them while
-/// they are copied.
+/// The table's options, for the child of a fork, which must not look into its parent's table. The lock protects them
+/// while they are copied.
 static OPTIONS: LazyLock<AttachedMutex<Options>> =
     LazyLock::new(|| AttachedMutex::new(Options::default()));
 

@@ -147,8 +147,8 @@ impl PyToken {
     /// callbacks of all deadlines, one after another; when one takes longer than a second, another thread calls those of
     /// the other deadlines. It may do anything: ask, cancel, register, subscribe, raise.
     ///
-    /// Returns a :class:`CancelRegistration`, whose `stop` takes the callback back; dropping that does not. The token keeps
-    /// the callback until it is called or stopped, or the run has ended.
+    /// Returns a :class:`CancelRegistration`, whose `stop` takes the callback back; dropping that does not. The token
+    /// keeps the callback until it is called or stopped, or the run has ended.
     fn on_cancel(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;
@@ -165,7 +165,8 @@ impl PyToken {
         })
     }
 
-    /// As `on_cancel`, for a coroutine that waits: `wake` is also called when the token lets go of it, as at its run's end.
+    /// As `on_cancel`, for a coroutine that waits: `wake` is also called when the token lets go of it, as at its run's
+    /// end.
     fn _wake_on_cancel(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;

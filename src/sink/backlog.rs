@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// How long, and in how many bytes, the logs of ended runs are held for a sink that has not taken them.
 ///
 /// Beyond either bound a run is let go of, the oldest first: only its lifecycle events are kept for the sink, with a gap
-/// event between them, and its other events count as [dropped](crate::SinkStats::dropped). The lifecycle events of all such
-/// runs together are kept in 16 MiB more, for any time; beyond that they are dropped too, the oldest run's first.
+/// event between them, and its other events count as [dropped](crate::SinkStats::dropped). The lifecycle events of all
+/// such runs together are kept in 16 MiB more, for any time; beyond that they are dropped too, the oldest run's first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     /// The bytes of encoded events, over all ended runs.
@@ -109,7 +109,8 @@ impl Backlog {
     /// Holds the log of a run that has just ended, unless the sink has taken all of it already.
     pub(super) fn hold(&mut self, follow: &Arc<Follow>, log: &Arc<EventLog>) -> Released {
         let mut released = Released::default();
-        // Under the backlog's lock: the follower notes its progress first, and takes this lock after that, to remove the run.
+        // Under the backlog's lock: the follower notes its progress first, and takes this lock after that, to remove the
+        // run.
         if self.is_closed || follow.has_taken(log.last_sequence()) {
             return released;
         }

@@ -272,8 +272,8 @@ impl<S: Sink> Follower<S> {
         self.count(&flushed)
     }
 
-    /// Lets nothing wait any more. `is_done`: all is written that was told before the sink was asked to end. Returns whether
-    /// that is so, and flushed.
+    /// Lets nothing wait any more. `is_done`: all is written that was told before the sink was asked to end. Returns
+    /// whether that is so, and flushed.
     fn end(mut self, is_done: bool) -> bool {
         let has_all = self.flush() && is_done;
         self.shared.close(is_done);

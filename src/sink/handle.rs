@@ -55,15 +55,15 @@ pub(crate) struct Shared {
     /// must have been zero: its increment comes before the mark (Release, read by Acquire), its decrement (Release) after
     /// the push, and [`wait_for_announcements`](Self::wait_for_announcements) reads it (Acquire).
     announcing: AtomicU64,
-    /// Set once the sink was asked to end: it is told of nothing more. Relaxed, no partner: news that comes at that moment
-    /// may be told or not.
+    /// Set once the sink was asked to end: it is told of nothing more. Relaxed, no partner: news that comes at that
+    /// moment may be told or not.
     is_closing: AtomicBool,
     /// Protects when the sink is to end at the latest.
     ends_at: Mutex<Option<Instant>>,
     /// Protects the text of the latest error.
     last_error: Mutex<Option<String>>,
-    /// Protects which runs the sink follows, by their numbers: those that are live, and those that it has not taken to their
-    /// end. Under it: map operations. The queue has the numbers only, so that a sink that hangs keeps no run there.
+    /// Protects which runs the sink follows, by their numbers: those that are live, and those that it has not taken to
+    /// their end. Under it: map operations. The queue has the numbers only, so that a sink that hangs keeps no run there.
     follows: Mutex<FxHashMap<u64, Arc<Follow>>>,
     /// Set when the queue was too long for a run's number: then the follower looks at all runs. Relaxed, no partner: the
     /// queue's end is found later than this is set.
@@ -126,8 +126,8 @@ impl Shared {
         self.announcing.fetch_sub(1, Ordering::Release);
     }
 
-    /// Waits until every run that was marked before this call is in the queue: as long as another thread takes from its mark
-    /// to its push, and no longer than until `end`.
+    /// Waits until every run that was marked before this call is in the queue: as long as another thread takes from its
+    /// mark to its push, and no longer than until `end`.
     fn wait_for_announcements(&self, end: Option<Instant>) {
         while self.announcing.load(Ordering::Acquire) > 0
             && end.is_none_or(|end| Instant::now() < end)
@@ -232,8 +232,8 @@ impl Due for Shared {
     }
 }
 
-/// A running sink: its thread, and how to speak to it. A clone is the same sink. Dropping the last one asks the sink to end
-/// within five seconds, and does not wait: [`close`](Self::close) does.
+/// A running sink: its thread, and how to speak to it. A clone is the same sink. Dropping the last one asks the sink to
+/// end within five seconds, and does not wait: [`close`](Self::close) does.
 #[derive(Clone)]
 pub struct SinkHandle(Arc<Owner>);
 
@@ -320,18 +320,18 @@ impl SinkHandle {
         self.0.shared.last_error.lock().clone()
     }
 
-    /// Has the sink take every event whose emit returned before this call, and flush. Returns true once the sink has; false
-    /// if it has not within `timeout`, is closed, or if this is the sink's own thread. Blocks, with no lock held.
+    /// Has the sink take every event whose emit returned before this call, and flush. Returns true once the sink has;
+    /// false if it has not within `timeout`, is closed, or if this is the sink's own thread. Blocks, with no lock held.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
         self.flushing(end).wait_until(end).unwrap_or(false)
     }
 
-    /// Stops the sink once it has taken every event whose emit returned before this call, at most after `patience`. What it
-    /// has not taken by then counts as dropped. Returns true if the sink has taken everything.
+    /// Stops the sink once it has taken every event whose emit returned before this call, at most after `patience`. What
+    /// it has not taken by then counts as dropped. Returns true if the sink has taken everything.
     ///
-    /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits again,
-    /// and returns the same. On the sink's own thread it does not wait, and returns false.
+    /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits
+    /// again, and returns the same. On the sink's own thread it does not wait, and returns false.
     pub fn close(&self, patience: Duration) -> bool {
         let end = Instant::now().checked_add(patience);
         let stopping = self.stop(end);
@@ -408,8 +408,8 @@ impl Drop for Done {
 pub(crate) struct Stopping(Option<Arc<Shared>>);
 
 impl Stopping {
-    /// Waits for the end of the sink's thread, at most until `end`. Returns whether the sink has taken everything; None if
-    /// its thread is not done.
+    /// Waits for the end of the sink's thread, at most until `end`. Returns whether the sink has taken everything; None
+    /// if its thread is not done.
     pub(crate) fn wait_until(&self, end: Option<Instant>) -> Option<bool> {
         match &self.0 {
             Some(shared) => wait_until_set(&shared.done, &shared.is_done, end),
@@ -438,8 +438,8 @@ impl Flushing {
         changed.notify_all();
     }
 
-    /// Waits until the sink has flushed, or it is certain that it will not, at most until `end`. Returns which of the two;
-    /// None if neither.
+    /// Waits until the sink has flushed, or it is certain that it will not, at most until `end`. Returns which of the
+    /// two; None if neither.
     pub(crate) fn wait_until(&self, end: Option<Instant>) -> Option<bool> {
         let (settled, changed) = &*self.0;
         wait_until_set(settled, changed, end)

@@ -1,8 +1,8 @@
 //! A destination for the events of all runs: each sink follows the runs' logs on a thread of its own.
 //!
 //! A sink is a cursor over every run's log, not a second queue. An emitting thread only tells the sink's follower that a
-//! run has news; the follower reads the events from the log. If the sink fails, its cursor stays where it is: that is
-//! the retry, and the log is the buffer. What a log lets go of before the sink has taken it becomes an explicit gap event.
+//! run has news; the follower reads the events from the log. If the sink fails, its cursor stays where it is: that is the
+//! retry, and the log is the buffer. What a log lets go of before the sink has taken it becomes an explicit gap event.
 //!
 //! # Locks
 //!
@@ -32,8 +32,8 @@ use std::sync::Arc;
 ///
 /// A panic counts as an error of the call.
 pub trait Sink: Send + 'static {
-    /// Runs the sink's thread: called once, there, and `work` is all that the thread does. For a sink that needs something
-    /// around it. It must call `work`, once.
+    /// Runs the sink's thread: called once, there, and `work` is all that the thread does. For a sink that needs
+    /// something around it. It must call `work`, once.
     fn run_thread(work: &mut (dyn FnMut() + Send))
     where
         Self: Sized,
@@ -44,7 +44,8 @@ pub trait Sink: Send + 'static {
     /// A run is about to be written for the first time.
     fn opened(&mut self, _run: &Followed) {}
 
-    /// Takes some events of one run, in their order: about 256 events or 256 KiB at most. A `stream.gap` event among them says how many are missing.
+    /// Takes some events of one run, in their order: about 256 events or 256 KiB at most. A `stream.gap` event among them
+    /// says how many are missing.
     ///
     /// # Errors
     ///

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf, absolute};
 ///
 /// A batch is written by one system call, with the ends of its lines, so that what another process appends to the same
 /// file comes between two batches, never inside a line. When an event would make the file larger than `max_bytes`, the
-/// file is renamed with `.1` at its end, in place of an older one, and a new one is begun; if that fails, the file goes on
-/// growing, and the failure is told with the batch's error. If a process ended, or a disk was full, in the middle of a
+/// file is renamed with `.1` at its end, in place of an older one, and a new one is begun; if that fails, the file goes
+/// on growing, and the failure is told with the batch's error. If a process ended, or a disk was full, in the middle of a
 /// line, that line is ended before the next event, which has a line of its own.
 #[derive(Debug)]
 pub struct NdjsonFile {

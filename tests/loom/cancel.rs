@@ -102,8 +102,8 @@ fn cancel_against_cancel_below() {
     });
 }
 
-/// A child that is dropped while its parent is cancelled does not hide the children after it, and its callback is called or
-/// dropped.
+/// A child that is dropped while its parent is cancelled does not hide the children after it, and its callback is called
+/// or dropped.
 #[test]
 fn drop_against_cancel() {
     loom::model(|| {

@@ -98,8 +98,8 @@ fn appending(log: &Arc<EventLog>, last: u64) -> thread::JoinHandle<()> {
     })
 }
 
-/// A producer whose patience runs out at once goes on beside a reader that reads on: the reader gets every event in order,
-/// or is told by a gap how many it has lost, and gets the last one in any case.
+/// A producer whose patience runs out at once goes on beside a reader that reads on: the reader gets every event in
+/// order, or is told by a gap how many it has lost, and gets the last one in any case.
 #[test]
 fn patience_that_runs_out_against_read() {
     loom::model(|| {

@@ -82,7 +82,8 @@ fn seen_end_against_open() {
     });
 }
 
-/// Of two threads that end a run either does, with its annotations; of one that comes meanwhile it is told whether it is in.
+/// Of two threads that end a run either does, with its annotations; of one that comes meanwhile it is told whether it is
+/// in.
 #[test]
 fn annotate_against_two_ends() {
     loom::model(|| {
@@ -175,8 +176,8 @@ fn finish_against_open_below() {
     });
 }
 
-/// A run that is opened while its parent ends and the run above that is cancelled is refused, or is cancelled; in no order
-/// is there a panic.
+/// A run that is opened while its parent ends and the run above that is cancelled is refused, or is cancelled; in no
+/// order is there a panic.
 #[test]
 fn finish_against_cancel_above_against_open_below() {
     let mut builder = loom::model::Builder::new();

@@ -89,8 +89,8 @@ fn open_against_shutdown_against_follower() {
     });
 }
 
-/// An event that was appended before a flush is written when the flush returns, also if another thread has told the sink of
-/// the run's news, and not quite yet.
+/// An event that was appended before a flush is written when the flush returns, also if another thread has told the sink
+/// of the run's news, and not quite yet.
 #[test]
 fn emit_against_flush_against_follower() {
     model(|| {
@@ -113,8 +113,8 @@ fn emit_against_flush_against_follower() {
     });
 }
 
-/// When somebody has seen a run's end, a flush has the sink take the terminal event, though another thread has ended the run
-/// and the sink may not know of it yet.
+/// When somebody has seen a run's end, a flush has the sink take the terminal event, though another thread has ended the
+/// run and the sink may not know of it yet.
 #[test]
 fn seen_end_against_flush() {
     model(|| {

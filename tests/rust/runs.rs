@@ -482,7 +482,8 @@ fn superseded_runs_are_bounded_in_bytes() {
     assert!(held < bound + 20 * 500, "{held}");
 }
 
-/// A reader that does not read keeps what it has not read of a forgotten run, within the bound; one that reads on frees it.
+/// A reader that does not read keeps what it has not read of a forgotten run, within the bound; one that reads on frees
+/// it.
 #[test]
 fn readers_of_forgotten_runs_are_bounded() {
     let runs = Runs::new(Options {

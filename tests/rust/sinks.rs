@@ -373,7 +373,8 @@ fn a_sink_that_panics_is_offered_the_events_again() {
     assert_eq!(sink.last_error().unwrap(), "the sink panicked");
 }
 
-/// A sink that is slower than a run is told what the log has let go of, never of less than the run's first and last event.
+/// A sink that is slower than a run is told what the log has let go of, never of less than the run's first and last
+/// event.
 #[test]
 fn a_slow_sink_has_an_explicit_gap() {
     let runs = Runs::new(Options {
@@ -492,8 +493,8 @@ fn a_flush_waits_for_what_was_appended_before() {
     assert_eq!(words_of(&told, 1).len(), before);
 }
 
-/// A sink that is closed in the middle of a run says that it has not taken everything, each time, and what it has not taken
-/// counts as dropped.
+/// A sink that is closed in the middle of a run says that it has not taken everything, each time, and what it has not
+/// taken counts as dropped.
 #[test]
 fn a_sink_that_is_cut_off_says_so() {
     let runs = Runs::default();
