@@ -312,7 +312,7 @@ enum IfRetired {
     Cancel,
     /// Nothing, neither to it nor below it: so does a cancel of its run.
     Nothing,
-    /// It is not cancelled; those below it are: so does its deadline.
+    /// The retired token is not cancelled; the tokens below it are. The deadline of a retired token works this way.
     PassOn,
 }
 

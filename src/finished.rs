@@ -28,7 +28,7 @@ struct Finished {
 pub(crate) struct FinishedRuns {
     /// Those that can be found, by the order of their ends.
     latest: BTreeMap<u64, Finished>,
-    /// Those that cannot, since another of their id has ended; whoever holds one can still read it.
+    /// Runs that cannot be found, since a later run of the same id has ended. A caller that holds such a run can read it.
     superseded: BTreeMap<u64, Finished>,
     /// Where each is that can be found.
     places: FxHashMap<RunId, u64>,

@@ -6,7 +6,7 @@ use crate::sync::OnceLock;
 /// So [`replace`](Self::replace) puts another in its place; the copy is never looked into again, and never dropped.
 pub(crate) struct PerProcess<T: 'static> {
     value: T,
-    /// The value in place of this one, if this one is that of a process that we were forked from.
+    /// The value of the child, if this value belongs to a process that the current process was forked from.
     next: OnceLock<Box<Self>>,
 }
 

@@ -80,8 +80,11 @@ pub(crate) struct Shared {
 impl Shared {
     /// Adds a run that has no event yet.
     pub(super) fn add(&self, follow: &Arc<Follow>) {
-        let mut follows = self.follows.lock();
-        follows.insert(follow.number(), Arc::clone(follow));
+        // A sink that was asked to end, and is still in the list of sinks, would keep the run for ever.
+        if !self.is_closing.load(Ordering::Relaxed) {
+            let mut follows = self.follows.lock();
+            follows.insert(follow.number(), Arc::clone(follow));
+        }
     }
 
     pub(super) fn find(&self, number: u64) -> Option<Arc<Follow>> {

@@ -82,8 +82,8 @@ fn seen_end_against_open() {
     });
 }
 
-/// Of two threads that end a run either does, with its annotations; of one that comes meanwhile it is told whether it is
-/// in.
+/// If two threads end a run at once, one of them wins, with the annotations made before. `annotate` returns whether its
+/// annotation made it into the terminal event.
 #[test]
 fn annotate_against_two_ends() {
     loom::model(|| {

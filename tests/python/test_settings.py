@@ -300,7 +300,7 @@ raises(RuntimeError, open_run)
 
 
 def test_stats_show_the_oldest_live_run() -> None:
-    """It is the one that was opened first of those that are live, with its id and the time; without one it is None."""
+    """``oldest`` names the live run that was opened first, and when; without a live run it is None."""
     script(
         """
 assert stats()["runs"]["oldest"] is None

@@ -136,7 +136,7 @@ def test_a_sink_gets_each_event_once_and_in_order(add: Callable[..., SinkHandle]
 def test_a_sink_gets_the_runs_that_are_opened_while_it_is_there(
     add: Callable[..., SinkHandle],
 ) -> None:
-    """It gets nothing of a run that was opened before it, or after it was closed, and what it got stays as it is."""
+    """A sink gets nothing of runs that were opened before it was added, or after it was closed."""
     heard = Heard()
     before = open_run()
     handle = add(heard)

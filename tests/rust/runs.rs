@@ -551,7 +551,7 @@ fn superseded_generations_do_not_count() {
     assert!(runs.get(&1.into()).is_some());
 }
 
-/// A run ends with its parent, however that ends, unless it is detached; what is below it ends with it.
+/// The end of a parent, of whichever kind, cancels its children and all runs below them, but not a detached child.
 #[test]
 fn children_end_with_their_parent() {
     for is_failed in [false, true] {
