@@ -4,7 +4,7 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 PYTHONS ?= 3.10 3.11 3.12 3.13
-WORKERS ?= 2
+WORKERS ?= 3
 SCALE   ?= 10
 PROFILE ?= long
 PROGRAMS ?= 200
@@ -85,7 +85,10 @@ loom:  ## The interleavings of the models in tests/loom; PREEMPTIONS=8
 miri:  ## Undefined behaviour and data races, if a nightly Rust is here
 	@if RUSTUP_AUTO_INSTALL=0 cargo +nightly --version >/dev/null 2>&1; then \
 		rustup component add --toolchain nightly miri rust-src; \
-		MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-permissive-provenance' cargo +nightly miri test --lib --test rust; \
+		export MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-permissive-provenance'; \
+		cargo +nightly miri test --lib --test rust --no-run; \
+		{ echo --lib; sed -n 's/^mod \(.*\);/--test rust \1::/p' tests/rust/main.rs; } \
+			| xargs -P $$(nproc) -I MODULE bash -c 'cargo +nightly miri test MODULE'; \
 	elif [[ ,$${LLM_CALLBACK_REQUIRE:-}, == *,miri,* ]]; then \
 		echo 'miri: required, not found: no nightly Rust'; \
 		exit 1; \

@@ -31,7 +31,7 @@ from llm_callback._core import (
     set_global_event_callback,
     stats,
 )
-from llm_callback._shutdown import shutdown, shutdown_on_sigterm
+from llm_callback._shutdown import shutdown, shutdown_on_signal, shutdown_on_sigterm
 from llm_callback._views import (
     _callback_registry as _callback_registry,
     _checker_registry as _checker_registry,
@@ -90,6 +90,7 @@ __all__ = [
     "set_global_cancellation_checker",
     "set_global_event_callback",
     "shutdown",
+    "shutdown_on_signal",
     "shutdown_on_sigterm",
     "stats",
 ]

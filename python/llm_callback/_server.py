@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from llm_callback._shutdown import OnSigterm
+from llm_callback._shutdown import OnSignal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def _find_server(loop: asyncio.AbstractEventLoop) -> Any:
         return None
     with suppress(Exception):
         handler: Any = signal.getsignal(signal.SIGTERM)
-        while isinstance(handler, OnSigterm):
+        while isinstance(handler, OnSignal):
             handler = handler.previous
         server = getattr(handler, "__self__", None)
         if isinstance(server, kind) and _runs_on(server, loop):

@@ -1,4 +1,4 @@
-"""The end of all runs before the interpreter's own: by hand, or by SIGTERM."""
+"""The end of all runs before the interpreter's own: by hand, or by a signal."""
 
 from __future__ import annotations
 
@@ -49,34 +49,45 @@ def shutdown(reason: str = "the process shuts down", timeout: float | None = 5.0
 def shutdown_on_sigterm(timeout: float | None = 5.0) -> None:
     """Have SIGTERM call :func:`shutdown`, and then do what it did before.
 
-    For plain scripts, which SIGTERM would otherwise end at once, with runs that have no last event. On SIGTERM the
-    handler puts back the previous handler, shuts down for ``timeout`` seconds at most, and lets the previous handler
-    act. The default action ends the process by the signal (exit status 143 in a shell); a Python handler is called.
-    A second SIGTERM in between goes to the previous handler at once. Where SIGTERM is ignored, it stays ignored.
+    For plain scripts, which SIGTERM would otherwise end at once, with runs that have no last event. It is
+    ``shutdown_on_signal(signal.SIGTERM, timeout)``: see :func:`shutdown_on_signal`.
+    """
+    import signal  # noqa: PLC0415 - few need it
+
+    shutdown_on_signal(signal.SIGTERM, timeout)
+
+
+def shutdown_on_signal(number: int, timeout: float | None = 5.0) -> None:
+    """Have a signal call :func:`shutdown`, and then do what it did before.
+
+    When the signal ``number`` comes, the handler puts back the previous handler, shuts down for ``timeout`` seconds at
+    most, and lets the previous handler act. The default action of SIGTERM ends the process by the signal (exit status
+    143 in a shell), the handler that Python installs for SIGINT raises KeyboardInterrupt, and any other Python handler
+    is called. A second signal in between goes to the previous handler at once. A signal that is ignored stays ignored.
 
     Servers have a place for :func:`shutdown` of their own, such as the lifespan of an ASGI application: use that.
 
     Python calls signal handlers on the main thread, between two of its instructions: a main thread that is inside a
     long call of C code comes to it after that call. Does not block. Raises ValueError on any other thread than the
-    main one, and for an invalid ``timeout`` (or TypeError); RuntimeError where the present handler was not installed
-    by Python, and could not be put back.
+    main one, and for an invalid ``number`` or ``timeout`` (or TypeError); OSError for a signal that cannot be caught;
+    RuntimeError where the present handler was not installed by Python, and could not be put back.
     """
     import signal  # noqa: PLC0415 - few need it
 
     timeout = seconds("timeout", timeout)
-    previous = signal.getsignal(signal.SIGTERM)
+    previous = signal.getsignal(number)
     if previous is None:
         raise RuntimeError(
-            "the handler of SIGTERM was not installed by Python and could not be put back: call llm_callback.shutdown()"
-            " where that handler ends the process"
+            f"the handler of signal {number} was not installed by Python and could not be put back: call"
+            " llm_callback.shutdown() where that handler ends the process"
         )
     # Raises ValueError on another thread, also where there is nothing to be done.
-    signal.signal(signal.SIGTERM, previous)
+    signal.signal(number, previous)
     if previous is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, OnSigterm(previous, timeout))
+        signal.signal(number, OnSignal(previous, timeout))
 
 
-class OnSigterm:
+class OnSignal:
     """A signal handler that shuts down and then lets the previous one act."""
 
     def __init__(
@@ -90,7 +101,9 @@ class OnSigterm:
 
         signal.signal(number, self.previous)
         try:
-            shutdown("the process was asked to end by SIGTERM", self._timeout)
+            shutdown(
+                f"the process was asked to end by {signal.Signals(number).name}", self._timeout
+            )
         finally:
             if callable(self.previous):
                 self.previous(number, frame)

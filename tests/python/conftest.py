@@ -24,27 +24,25 @@ settings.register_profile("ci", COMMON, max_examples=1_500, derandomize=True, pr
 settings.register_profile("long", COMMON, max_examples=20_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-# The files whose tests start browsers, servers, and programs that fork or exit under load. Each such test wants a core
-# of its own and a second one for what it started. Two of them at once would starve each other.
-HUNGRY = {
-    "test_bad_input.py",
-    "test_benches.py",
-    "test_browser.py",
-    "test_demo.py",
-    "test_package.py",
-    "test_run_process.py",
-    "test_shutdown.py",
-    "test_sinks.py",
-    "test_web.py",
+# The files whose tests start browsers, servers, and programs that fork or exit under load, in three groups of about
+# the same length: more of them at once would starve each other.
+GROUPS = {
+    name: group
+    for group, names in {
+        "servers": ("test_browser.py", "test_shutdown.py", "test_web.py"),
+        "programs": ("test_bad_input.py", "test_demo.py", "test_package.py", "test_run_process.py"),
+        "sinks": ("test_benches.py", "test_sinks.py"),
+    }.items()
+    for name in names
 }
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the hungry files to one worker of pytest-xdist, one after another, and each other file to any one worker."""
+    """Give each group of files, and each other file, to one worker of pytest-xdist."""
     for item in items:
         name = item.path.name
-        item.add_marker(pytest.mark.xdist_group("hungry" if name in HUNGRY else name))
+        item.add_marker(pytest.mark.xdist_group(GROUPS.get(name, name)))
 
 
 if sys.version_info[:2] == (3, 11):

@@ -348,6 +348,32 @@ signal.raise_signal(signal.SIGTERM)
     assert out.splitlines() == ["True True cancelled True"] * 2
 
 
+def test_a_signal_of_choice_ends_a_script(tmp_path: Path) -> None:
+    """SIGINT is KeyboardInterrupt as before, and SIGUSR1 ends the process, after all runs have their last event."""
+    for name in ("SIGINT", "SIGUSR1"):
+        path = tmp_path / name
+        code = f"""
+log_to_file(path)
+shutdown_on_signal(signal.{name})
+open_run("run")
+print("ready")
+try:
+    time.sleep(3600)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt", active_runs())
+"""
+        with process("-c", COMMON + code, cwd=tmp_path, env={"LOG": str(path)}) as one:
+            one.hear("ready")
+            ended = one.ends_by(getattr(signal, name))
+            if name == "SIGINT":
+                one.hear(r"KeyboardInterrupt \[\]")
+                assert ended == 0
+            else:
+                assert ended == -signal.SIGUSR1
+        assert all_ended(path, {"run"})
+        assert told(path)["run"][-1]["data"]["reason"] == f"the process was asked to end by {name}"
+
+
 def test_a_sigterm_that_is_ignored_stays_ignored() -> None:
     """Where the process ignores the signal nothing is installed, and runs go on."""
     script(
@@ -377,6 +403,12 @@ job("5")
 job(float("nan"))
 assert errors == [ValueError, TypeError, ValueError]
 assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+for number, error in [(0, ValueError), (10_000, ValueError), ("TERM", TypeError), (signal.SIGKILL, OSError)]:
+    try:
+        shutdown_on_signal(number)
+        raise AssertionError("it was taken")
+    except error:
+        pass
 """
     )
 
@@ -548,6 +580,31 @@ def test_gunicorn_ends_with_every_run_in_the_file(kind: str, number: int, tmp_pa
         with view(url, "a"):
             one.ends_by(number)
     assert all_ended(files(tmp_path)[0], {"a", "b"})
+
+
+def test_a_gunicorn_that_hangs_in_its_own_handler_has_every_last_event(tmp_path: Path) -> None:
+    """Its handler of SIGINT may hang on a lock that its main thread holds; the runs have ended before it is called."""
+    (tmp_path / "app.py").write_text(WSGI)
+    (tmp_path / "gunicorn.conf.py").write_text(
+        sample("gunicorn.conf.py")
+        + """
+    # Where the main thread is while it hands a request to the pool; it may be just there.
+    def interrupted(*_):
+        worker.tpool._shutdown_lock.acquire(blocking=False)
+        signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGUSR2, interrupted)
+"""
+    )
+    with process(
+        "-m", "gunicorn", "-k", "gthread", "-b", "127.0.0.1:0", "app:app", cwd=tmp_path
+    ) as one:
+        url = one.hear(r"Listening at: (http://\S+)")[1]
+        with Viewer(url, "/open/a") as opening:
+            opening.hear(b"open")
+        (path,) = files(tmp_path)
+        os.kill(int(path.stem.removeprefix("events-")), signal.SIGUSR2)
+        one.until(lambda: b'"cancelled"' in path.read_bytes())
+    assert all_ended(path, {"a"})
 
 
 SERVERS = {
