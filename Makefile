@@ -21,9 +21,9 @@ export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_QUIET   := 1
 
-# pytest on WORKERS processes; tests/python/conftest.py says which tests are kept apart. A process that dies, as one that
-# hangs does in the end, is a failure: a new one would run the same test again.
-export SPREAD := -n $(WORKERS) --dist loadgroup --max-worker-restart=0
+# pytest on WORKERS processes, each file in one of them. A process that dies, as one that hangs does in the end, is a
+# failure: a new one would run the same test again.
+export SPREAD := -n $(WORKERS) --dist loadfile --max-worker-restart=0
 
 .PHONY: help build demo test test-python test-pythons lint bench stress programs loom miri wheel clean
 

@@ -356,8 +356,8 @@ def test_a_signal_of_choice_ends_a_script(tmp_path: Path) -> None:
 log_to_file(path)
 shutdown_on_signal(signal.{name})
 open_run("run")
-print("ready")
 try:
+    print("ready")
     time.sleep(3600)
 except KeyboardInterrupt:
     print("KeyboardInterrupt", active_runs())
