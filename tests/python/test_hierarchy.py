@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from strands import tool
+from strands.telemetry import tracer
 from strands.types.tools import ToolContext  # noqa: TC002 - strands looks at the types
 
 from hierarchies import (
@@ -183,6 +184,28 @@ def test_many_runs_at_once_are_each_as_if_alone(count: int) -> None:
         for live in lives:
             check(live.plan, live.events)
             assert live.heard() == solo()
+
+
+@pytest.mark.thread_unsafe(reason="swaps a class of strands")
+def test_the_first_runs_of_a_process_make_one_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents that are made at once find the tracer of strands made: a second one would instrument threads again."""
+    making: list[threading.Thread] = []
+    # Broken at once by a second tracer, and after a moment without one.
+    second = threading.Barrier(2)
+
+    class SlowTracer(tracer.Tracer):
+        def __init__(self) -> None:
+            making.append(threading.current_thread())
+            with suppress(threading.BrokenBarrierError):
+                second.wait(0.5)
+            super().__init__()
+
+    monkeypatch.setattr(tracer, "Tracer", SlowTracer)
+    monkeypatch.setattr(tracer, "_tracer_instance", None)
+    with plans(4) as some:
+        lives = [Live(plan) for plan in some]
+        assert all(live.run.wait(DEADLINE) for live in lives)
+    assert len(making) == 1
 
 
 def test_the_same_task_one_after_the_other_has_every_worker_work() -> None:

@@ -7,6 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from strands import Agent
+from strands.telemetry import get_tracer
 from strands.tools.executors import ConcurrentToolExecutor, SequentialToolExecutor
 
 from llm_callback import RunCancelled
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from llm_callback.hierarchy.config import HierarchyConfigRequest, LlmConfig
 
     _AgentOptions = Callable[[CallerContext], Mapping[str, Any]]
+
+# Held while the tracer of strands is made, and for nothing else. The first agent of a process makes that tracer without
+# a lock; two agents at once would make two, of which the second warns on stderr that threads are already instrumented.
+_tracer_lock = threading.Lock()
 
 
 class Execution:
@@ -76,6 +81,8 @@ class Execution:
             "name": caller.agent_name,
             "tool_executor": ConcurrentToolExecutor() if at_once else SequentialToolExecutor(),
         }
+        with _tracer_lock:
+            get_tracer()
         agent = Agent(**{**options, **self._agent_options(caller)})
         serve(agent)
         return agent
