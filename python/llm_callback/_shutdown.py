@@ -101,11 +101,19 @@ class OnSignal:
 
         signal.signal(number, self.previous)
         try:
-            shutdown(
-                f"the process was asked to end by {signal.Signals(number).name}", self._timeout
-            )
+            shutdown(f"the process was asked to end by {_name(number)}", self._timeout)
         finally:
             if callable(self.previous):
                 self.previous(number, frame)
             else:
                 signal.raise_signal(number)
+
+
+def _name(number: int) -> str:
+    """Return the name of a signal; only some real-time signals have one."""
+    import signal  # noqa: PLC0415 - is there already
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
