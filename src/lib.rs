@@ -62,6 +62,8 @@ mod stats;
 mod subscription;
 mod sync;
 mod table;
+#[cfg(not(loom))]
+mod thread;
 mod timer;
 mod timestamp;
 

@@ -20,10 +20,10 @@ mod real {
     use super::Due;
     use crate::per_process::PerProcess;
     use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
+    use crate::thread;
     use std::collections::BTreeMap;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Weak;
-    use std::thread;
     use std::time::{Duration, Instant};
 
     /// How long the thread stays after the last alarm, so that short runs do not start one each.
@@ -123,8 +123,7 @@ mod real {
             if alarms.thread == Thread::None {
                 alarms.thread = Thread::Starting;
                 drop(alarms);
-                let thread = thread::Builder::new().name("llm-deadlines".into());
-                let has_started = thread.spawn(|| self.run()).is_ok();
+                let has_started = thread::spawn("llm-deadlines", || self.run()).is_ok();
                 alarms = self.alarms.lock();
                 alarms.thread = if has_started {
                     Thread::Running

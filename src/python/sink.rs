@@ -7,6 +7,7 @@ use super::subscription::event;
 use super::table::runs;
 use super::wait::{number, seconds, wait};
 use crate::sink::Flushing;
+use crate::thread::allow_signals;
 use crate::{Batch, Hold, Refused, Sink, SinkHandle};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -236,6 +237,8 @@ struct Function {
 
 impl Sink for Function {
     fn run_thread(work: &mut (dyn FnMut() + Send)) {
+        // The function may start programs, which would inherit the mask.
+        allow_signals();
         // With one thread state of Python's for the whole thread. One that is made for each call takes a lock of
         // CPython's without the GIL, and a fork at that moment leaves the child waiting for it.
         let attached = sleep_if_ended(|| Python::try_attach(|py| py.detach(&mut *work)));

@@ -483,8 +483,7 @@ fn wait_until_set(
 
 #[cfg(not(loom))]
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<ThreadId> {
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    Ok(thread.spawn(body)?.thread().id())
+    Ok(crate::thread::spawn(name, body)?.thread().id())
 }
 
 /// No model has a sink that closes itself: any id but its own will do.

@@ -331,6 +331,34 @@ time.sleep(3600)
     assert all_ended(path, {*(f"run {number}" for number in range(5)), "managed"})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the masks are read from /proc")
+def test_threads_of_the_library_leave_signals_to_the_main_thread(tmp_path: Path) -> None:
+    """SIGTERM goes to no thread of ours that is just starting: a main thread that sleeps would not be woken.
+
+    The thread of a Python sink has the signals, since programs that the sink starts inherit its mask.
+    """
+    out = script(
+        """
+called = threading.Event()
+add_sink(lambda events: called.set(), name="function")
+log_to_file(path)
+run = open_run(deadline=60.0)
+assert called.wait(DEADLINE)
+for task in os.listdir("/proc/self/task"):
+    name = open(f"/proc/self/task/{task}/comm").read().strip()
+    (mask,) = [line for line in open(f"/proc/self/task/{task}/status") if line.startswith("SigBlk")]
+    mask = int(mask.split()[1], 16)
+    print(f"{name}:", *(number for number in (2, 11, 15) if mask >> number - 1 & 1))
+""",
+        tmp_path / "events.ndjson",
+    )
+    assert sorted(line for line in out.splitlines() if line.startswith("llm-")) == [
+        "llm-callback /t: 2 15",
+        "llm-callback fu:",
+        "llm-deadlines: 2 15",
+    ]
+
+
 def test_sigterm_calls_the_handler_before() -> None:
     """A handler of Python's that was there is called once, after the runs have ended, and is in place again."""
     out = script(
@@ -361,7 +389,7 @@ shutdown_on_signal({int(number)})
 open_run("run")
 try:
     print("ready")
-    # Not one long sleep: the system may give a signal to a thread that is just starting, and then wakes nobody else.
+    # Not one long sleep: a signal that comes just before a sleep is handled after it.
     while True:
         time.sleep(0.01)
 except KeyboardInterrupt:

@@ -1,0 +1,66 @@
+//! The library's own threads, which leave the signals of the process to the threads of the host.
+//!
+//! The system may give a signal to a thread that is just starting. Where that thread is one of ours, a main thread that
+//! sleeps is not woken: Python would call its handler of SIGTERM only once the sleep is over. So our threads start with
+//! their signals blocked.
+
+#[cfg(all(unix, not(miri)))]
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use std::io;
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a thread that gets no signals, but those of its own faults.
+///
+/// What the thread starts inherits the mask: a program that C code forks there cannot be ended by SIGTERM. So no code of
+/// a user's may run there, except a Rust sink; the standard library's `Command` clears the mask in the child.
+pub(crate) fn spawn(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let builder = Builder::new().name(name.to_owned());
+    without_signals(|| builder.spawn(body))
+}
+
+/// Blocks the signals of the calling thread during a call. What the call starts inherits the mask.
+#[cfg(all(unix, not(miri)))]
+fn without_signals<T>(call: impl FnOnce() -> T) -> T {
+    let before = blocked().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let result = call();
+    if let Ok(before) = before {
+        // Cannot fail: these were the thread's signals.
+        let _ = before.thread_set_mask();
+    }
+    result
+}
+
+#[cfg(not(all(unix, not(miri))))]
+fn without_signals<T>(call: impl FnOnce() -> T) -> T {
+    call()
+}
+
+/// All signals, but those of a thread's own faults, and the one that profilers send to whatever thread runs.
+#[cfg(all(unix, not(miri)))]
+fn blocked() -> SigSet {
+    let mut signals = SigSet::all();
+    for own in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGABRT,
+        Signal::SIGTRAP,
+        Signal::SIGSYS,
+        Signal::SIGPROF,
+    ] {
+        signals.remove(own);
+    }
+    signals
+}
+
+/// Lets the calling thread get signals again, before it runs code of a user's that may start programs.
+#[cfg(feature = "python")]
+pub(crate) fn allow_signals() {
+    #[cfg(all(unix, not(miri)))]
+    // Cannot fail: the set is whole.
+    let _ = blocked().thread_unblock();
+}
