@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import monotonic
 
 from llm_callback import _core
@@ -58,19 +59,28 @@ def shutdown_on_sigterm(timeout: float | None = 5.0) -> None:
 
 
 def shutdown_on_signal(number: int, timeout: float | None = 5.0) -> None:
-    """Have a signal call :func:`shutdown`, and then do what it did before.
+    """Have a signal that asks the process to end call :func:`shutdown` first.
 
-    When the signal ``number`` comes, the handler puts back the previous handler, shuts down for ``timeout`` seconds at
-    most, and lets the previous handler act. The default action of SIGTERM ends the process by the signal (exit status
-    143 in a shell), the handler that Python installs for SIGINT raises KeyboardInterrupt, and any other Python handler
-    is called. A second signal in between goes to the previous handler at once. A signal that is ignored stays ignored.
+    ``number`` is that signal, such as ``signal.SIGINT``. When the signal comes, our handler puts back the handler that
+    was there before, calls ``shutdown`` with ``timeout`` seconds (None is no limit), and then has the previous handler
+    act. The default action ends the process by the signal: for SIGTERM the exit status is 143 in a shell. The handler
+    that Python installs for SIGINT raises KeyboardInterrupt. Any other Python handler is called. A signal that the
+    process ignores stays ignored.
 
-    Servers have a place for :func:`shutdown` of their own, such as the lifespan of an ASGI application: use that.
+    A second signal during the shutdown goes to the previous handler at once, and may end the process, or interrupt the
+    shutdown by KeyboardInterrupt. Do not use a signal that does not end the process by default, such as SIGCHLD.
+    ``asyncio.run`` cancels its main task on SIGINT only where nobody has installed a handler: with one of ours it is
+    KeyboardInterrupt in whatever runs. Servers have a place for :func:`shutdown` of their own, such as the lifespan of
+    an ASGI application: use that.
 
     Python calls signal handlers on the main thread, between two of its instructions: a main thread that is inside a
-    long call of C code comes to it after that call. Does not block. Raises ValueError on any other thread than the
-    main one, and for an invalid ``number`` or ``timeout`` (or TypeError); OSError for a signal that cannot be caught;
-    RuntimeError where the present handler was not installed by Python, and could not be put back.
+    long call of C code comes to the handler after that call. The callbacks of ``on_cancel`` run in the handler too. They
+    may keep the main thread longer than ``timeout``, and for ever if they wait for a lock that it holds.
+
+    Only installs the handler, and does not block. Calling it again for the same signal shuts down once more, which ends
+    nothing more. Raises ValueError on any other thread than the main one, and for an invalid ``number`` or ``timeout``;
+    TypeError for one that is no number, and OverflowError for a ``number`` beyond a C int; OSError for a signal that
+    cannot be caught; RuntimeError where the present handler was not installed by Python, and could not be put back.
     """
     import signal  # noqa: PLC0415 - few need it
 
@@ -99,7 +109,9 @@ class OnSignal:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         import signal  # noqa: PLC0415 - is there already
 
-        signal.signal(number, self.previous)
+        # A handler that was installed later may call this one on another thread, where nothing can be installed.
+        with suppress(ValueError):
+            signal.signal(number, self.previous)
         try:
             shutdown(f"the process was asked to end by {_name(number)}", self._timeout)
         finally:

@@ -385,6 +385,7 @@ def test_a_signal_of_choice_ends_a_script(tmp_path: Path) -> None:
         path = tmp_path / name
         code = f"""
 log_to_file(path)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 shutdown_on_signal({int(number)})
 open_run("run")
 try:
