@@ -74,7 +74,7 @@ def shutdown_on_signal(number: int, timeout: float | None = 5.0) -> None:
     an ASGI application: use that.
 
     Python calls signal handlers on the main thread, between two of its instructions: a main thread that is inside a
-    long call of C code comes to the handler after that call. The callbacks of ``on_cancel`` run in the handler too. They
+    long call of C code comes to the handler after that call. Callbacks of ``on_cancel`` run in the handler too. They
     may keep the main thread longer than ``timeout``, and for ever if they wait for a lock that it holds.
 
     Only installs the handler, and does not block. Calling it again for the same signal shuts down once more, which ends
