@@ -344,8 +344,14 @@ add_sink(lambda events: called.set(), name="function")
 log_to_file(path)
 run = open_run(deadline=60.0)
 assert called.wait(DEADLINE)
-for task in os.listdir("/proc/self/task"):
-    name = open(f"/proc/self/task/{task}/comm").read().strip()
+def tasks():
+    return {task: open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
+
+# A thread gives itself its name, once it runs.
+end = time.monotonic() + DEADLINE
+while sum(name.startswith("llm-") for name in tasks().values()) < 3:
+    assert time.monotonic() < end
+for task, name in tasks().items():
     (mask,) = [line for line in open(f"/proc/self/task/{task}/status") if line.startswith("SigBlk")]
     mask = int(mask.split()[1], 16)
     print(f"{name}:", *(number for number in (2, 11, 15) if mask >> number - 1 & 1))
