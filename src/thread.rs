@@ -1,8 +1,7 @@
-//! The library's own threads, which leave the signals of the process to the threads of the host.
+//! A thread of the library that runs no user code: it leaves the signals of the process to the host's threads.
 //!
-//! The system may give a signal to a thread that is just starting. Where that thread is one of ours, a main thread that
-//! sleeps is not woken: Python would call its handler of SIGTERM only once the sleep is over. So our threads start with
-//! their signals blocked.
+//! The operating system may deliver a signal to a thread that is just starting. A sleeping main thread then sleeps on,
+//! and Python calls its handler of SIGTERM only after the sleep. So such a thread starts with its signals blocked.
 
 #[cfg(all(unix, not(miri)))]
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -38,7 +37,7 @@ fn without_signals<T>(call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// All signals, but those of a thread's own faults, and the one that profilers send to whatever thread runs.
+/// All signals except the faults of a thread, such as SIGSEGV, and SIGPROF, which a profiler sends to the running thread.
 #[cfg(all(unix, not(miri)))]
 fn blocked() -> SigSet {
     let mut signals = SigSet::all();

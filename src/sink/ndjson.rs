@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf, absolute};
 /// file comes between two batches, never inside a line. When an event would make the file larger than `max_bytes`, the
 /// file is renamed with `.1` at its end, in place of an older one, and a new one is begun; if that fails, the file goes
 /// on growing, and the failure is told with the batch's error. If a process ended, or a disk was full, in the middle of a
-/// line, that line is ended before the next event, which has a line of its own. A process that opens the file in the
-/// middle of another's write takes that line for torn, and an empty line comes of it: readers skip empty lines.
+/// line, that line is ended before the next event, which has a line of its own. A process that opens the file while
+/// another process writes a line may add an empty line after that line. Readers must skip empty lines.
 #[derive(Debug)]
 pub struct NdjsonFile {
     path: PathBuf,

@@ -623,7 +623,7 @@ def test_gunicorn_ends_with_every_run_in_the_file(kind: str, number: int, tmp_pa
 
 
 def test_a_gunicorn_that_hangs_in_its_own_handler_has_every_last_event(tmp_path: Path) -> None:
-    """Its handler of SIGINT may hang on a lock that its main thread holds; the runs have ended before it is called."""
+    """Our handler of SIGINT ends the runs before gunicorn's handler, which may wait for a lock of its own thread."""
     (tmp_path / "app.py").write_text(WSGI)
     (tmp_path / "gunicorn.conf.py").write_text(
         sample("gunicorn.conf.py")
