@@ -39,9 +39,10 @@ def forget(body: SseBody) -> None:
 def _set_alarm() -> None:
     global _alarm  # noqa: PLW0603 - of the process
     if _alarm is None:
-        alarm = CancelToken(_PERIOD)
+        _alarm = alarm = CancelToken(_PERIOD)
+        # After the assignment: if this thread was held up for the whole period, `_look` is called here and sets the
+        # next alarm, which this one must not replace.
         alarm.on_cancel(_look)
-        _alarm = alarm
 
 
 def _look() -> None:

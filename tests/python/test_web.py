@@ -24,7 +24,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from llm_callback import open_run, web
+from llm_callback import CancelToken, _stuck, open_run, web
+from llm_callback.web import SseBody
 from readers import SseParser, checked, events_of, kind, kinds, numbers, overrun_by_size, say, text
 from servers import BUILDING, SERVERS, Given, on_uvicorn
 from support import DEADLINE, Running, new_id, printed
@@ -724,6 +725,23 @@ def test_a_client_that_reads_is_not_dropped(serving: Any) -> None:
         run.complete()
         assert [kind(event.json()) for event in events] == ["lifecycle.completed"]
     other.complete()
+
+
+def test_a_late_alarm_does_not_end_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is held up while it sets the alarm, until the alarm is due, leaves one that is still to come."""
+    periods = [0.0]
+
+    def late_once(period: float) -> CancelToken:
+        return CancelToken(periods.pop() if periods else period)
+
+    monkeypatch.setattr(_stuck, "CancelToken", late_once)
+    monkeypatch.setattr(_stuck, "_alarm", None)
+    body = SseBody()
+    _stuck.watch(body)
+    assert not periods
+    assert _stuck._alarm is not None
+    assert not _stuck._alarm.is_set()
+    _stuck.forget(body)
 
 
 def test_an_old_stream_ends_and_the_client_comes_back(serving: Any) -> None:
