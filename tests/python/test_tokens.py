@@ -306,14 +306,22 @@ def test_what_is_no_deadline_is_refused(
 
 
 def test_a_deadline_calls_back_on_a_thread_of_its_own() -> None:
-    """What a deadline calls may take its time: other deadlines pass meanwhile."""
-    slow, go_on, called = CancelToken(0.01), threading.Event(), threading.Event()
-    slow.on_cancel(lambda: (called.set(), waited(go_on)))
+    """A callback of a deadline that blocks keeps the callbacks of no other deadline from being called."""
+    go_on, called, reached = threading.Event(), threading.Event(), threading.Event()
+
+    def register_slow() -> CancelToken:
+        slow = CancelToken(0.01)
+        slow.on_cancel(lambda: (called.set(), waited(go_on)))
+        return slow
+
+    # On a thread of its own, which calls the callback if the deadline passes before `on_cancel`.
+    registering = Running(register_slow)
     waited(called)
-    other, reached = CancelToken(0.01), threading.Event()
+    other = CancelToken(0.01)
     other.on_cancel(reached.set)
     waited(reached)
     go_on.set()
+    registering.result()
 
 
 # --- Callbacks ---
