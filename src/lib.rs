@@ -39,50 +39,31 @@
 //! - *Snapshots* are taken shard by shard: they hold what was registered throughout, and may or may not hold
 //!   what came or went meanwhile.
 
-mod annotations;
-mod background;
 mod cancel;
-mod cancelled;
-mod event;
-mod event_log;
-mod finished;
-mod fork;
-mod frame;
-pub mod json;
-mod object;
-#[cfg(not(loom))]
-mod per_process;
+mod log;
 mod registry;
 mod run;
 mod run_id;
-mod runs;
 mod sink;
-pub mod sse;
 mod stats;
-mod subscription;
 mod sync;
-mod table;
-#[cfg(not(loom))]
-mod thread;
-mod timer;
-mod timestamp;
+mod threads;
+mod wire;
 
 #[cfg(feature = "python")]
 mod python;
 
-pub use cancel::{CancelToken, Registration};
-pub use cancelled::{CancelKind, Cancelled, UnknownCancelKind};
-pub use event::{
-    Action, Category, Event, EventId, InvalidEventId, Payload, Source, UnknownWord, Word,
-};
-pub use event_log::{Ended, EventLog, Limits, Wake};
-pub use fork::after_fork_in_child;
-pub use frame::{Body, Frame, Head, Prelude, coalesce};
+pub use cancel::{CancelKind, CancelToken, Cancelled, Registration, UnknownCancelKind};
+pub use log::{Closer, Ended, EventLog, Lagged, Limits, Overflow, Read, Start, Subscription, Wake};
 pub use registry::{Registry, Unregistered};
-pub use run::{LogView, Run, RunState, Scope, Times};
+pub use run::{
+    LogView, OpenError, Opening, Options, ReaderStats, Run, RunState, Runs, RunsStats, Scope, Times,
+};
 pub use run_id::RunId;
-pub use runs::{Opening, Runs};
 pub use sink::{Batch, Followed, Hold, NdjsonFile, Refused, Sink, SinkHandle, SinkStats};
 pub use stats::{Counters, Stats};
-pub use subscription::{Closer, Lagged, Overflow, Read, Start, Subscription};
-pub use table::{OpenError, Options, ReaderStats, RunsStats};
+pub use threads::after_fork_in_child;
+pub use wire::{
+    Action, Body, Category, Event, EventId, Frame, Head, InvalidEventId, Payload, Prelude, Source,
+    UnknownWord, Word, coalesce, json, sse,
+};

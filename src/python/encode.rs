@@ -1,6 +1,6 @@
 //! A Python value as JSON text: as `json.dumps` has it, and what JSON has no form for as `str(value)`.
 
-use crate::json;
+use crate::wire::json;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{

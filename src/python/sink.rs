@@ -7,7 +7,7 @@ use super::subscription::event;
 use super::table::runs;
 use super::wait::{number, seconds, wait};
 use crate::sink::Flushing;
-use crate::thread::allow_signals;
+use crate::threads::allow_signals;
 use crate::{Batch, Hold, Refused, Sink, SinkHandle};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;

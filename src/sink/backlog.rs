@@ -1,7 +1,7 @@
 //! The ended runs that one sink has not taken to their end: their logs are held for it, within a bound.
 
 use super::follow::Follow;
-use crate::event_log::{EventLog, Outline};
+use crate::log::{EventLog, Outline};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,9 +2,9 @@
 
 use super::Followed;
 use super::handle::Shared;
-use crate::event_log::{EventLog, Notify, Outline};
+use crate::log::Cursor;
+use crate::log::{EventLog, Notify, Outline};
 use crate::run_id::RunId;
-use crate::subscription::Cursor;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use std::sync::{Arc, Weak};
 

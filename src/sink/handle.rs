@@ -5,9 +5,9 @@ use super::backlog::{Backlog, Hold, Released};
 use super::follow::Follow;
 use super::follower::{Follower, Note};
 use super::queue::{Pusher, queue};
-use crate::event_log::{EventLog, Outline};
+use crate::log::{EventLog, Outline};
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, yield_now};
-use crate::timer::{self, Alarm, Due};
+use crate::threads::timer::{self, Alarm, Due};
 use rustc_hash::FxHashMap;
 use std::fmt;
 use std::io;
@@ -483,7 +483,7 @@ fn wait_until_set(
 
 #[cfg(not(loom))]
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<ThreadId> {
-    Ok(crate::thread::spawn(name, body)?.thread().id())
+    Ok(crate::threads::spawn(name, body)?.thread().id())
 }
 
 /// No model has a sink that closes itself: any id but its own will do.

@@ -22,8 +22,8 @@ pub(crate) use handle::{Flushing, Shared, Stopping};
 pub use handle::{SinkHandle, SinkStats};
 pub use ndjson::NdjsonFile;
 
-use crate::frame::Frame;
 use crate::run_id::RunId;
+use crate::wire::Frame;
 use std::fmt;
 use std::io;
 use std::sync::Arc;

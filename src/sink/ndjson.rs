@@ -178,9 +178,9 @@ impl Sink for NdjsonFile {
 #[expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 mod tests {
     use super::*;
-    use crate::event::Word;
-    use crate::frame::{Body, Frame, Head};
     use crate::sink::Followed;
+    use crate::wire::Word;
+    use crate::wire::{Body, Frame, Head};
     use std::fs;
     use std::sync::Arc;
 

@@ -1,15 +1,15 @@
 //! The life of one run: it is opened, starts, emits, may be cancelled, and has one end.
 
-use crate::annotations::Annotations;
+use super::annotations::Annotations;
+use crate::cancel::{CancelKind, Cancelled};
 use crate::cancel::{CancelToken, Retired};
-use crate::cancelled::{CancelKind, Cancelled};
-use crate::event::{Action, EventId, Word};
-use crate::event_log::{Ended, EventLog};
-use crate::frame::{Body, Frame};
-use crate::object::Object;
+use crate::log::{Ended, EventLog};
+use crate::log::{Overflow, Start, Subscription};
 use crate::run_id::RunId;
-use crate::subscription::{Overflow, Start, Subscription};
 use crate::sync::{AtomicBool, Mutex, OnceLock, Ordering};
+use crate::wire::Object;
+use crate::wire::{Action, EventId, Word};
+use crate::wire::{Body, Frame};
 use serde::Serialize;
 use serde_json::json;
 use std::fmt;

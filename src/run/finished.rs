@@ -1,6 +1,6 @@
 //! The runs that have ended and can still be found and read, within bounds.
 
-use crate::run::Run;
+use super::run::Run;
 use crate::run_id::RunId;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;

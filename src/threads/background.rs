@@ -16,9 +16,9 @@ pub(crate) use real::{forget_after_fork, run};
 #[cfg(not(loom))]
 mod real {
     use super::Task;
-    use crate::per_process::PerProcess;
     use crate::sync::{Condvar, Mutex, MutexGuard};
-    use crate::timer::{self, Alarm, Due};
+    use crate::threads::per_process::PerProcess;
+    use crate::threads::timer::{self, Alarm, Due};
     use std::collections::VecDeque;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;

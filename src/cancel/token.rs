@@ -7,10 +7,10 @@
 //! before it takes the next. Under a lock no callback runs and none is dropped, and no reference to a token is dropped
 //! either, since with the last one go that token's callbacks.
 
-use crate::background;
-use crate::cancelled::{CancelKind, Cancelled};
+use super::reason::{CancelKind, Cancelled};
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
-use crate::timer::{self, Alarm, Due};
+use crate::threads::background;
+use crate::threads::timer::{self, Alarm, Due};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -1,15 +1,15 @@
 //! The runs of a process: opened, found, cancelled and shut down, with the sinks that all their events go to.
 
+use super::run::{Home, Parent, Run, lifecycle};
+use super::table::{OpenError, Options, ReaderStats, RunsStats, Table};
+use crate::cancel::CancelKind;
 use crate::cancel::{CancelToken, NoTimer};
-use crate::cancelled::CancelKind;
-use crate::event::Word;
-use crate::event_log::EventLog;
-use crate::object::Object;
-use crate::run::{Home, Parent, Run, lifecycle};
+use crate::log::EventLog;
 use crate::run_id::RunId;
 use crate::sink::{Flushing, Shared, SinkHandle, Stopping, notify};
 use crate::sync::Mutex;
-use crate::table::{OpenError, Options, ReaderStats, RunsStats, Table};
+use crate::wire::Object;
+use crate::wire::Word;
 use serde_json::value::RawValue;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -352,10 +352,10 @@ impl Ending {
 #[expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 mod tests {
     use super::*;
-    use crate::event_log::Ended;
-    use crate::frame::Body;
-    use crate::run::RunState;
-    use crate::subscription::{Overflow, Read, Start};
+    use crate::log::Ended;
+    use crate::log::{Overflow, Read, Start};
+    use crate::run::run::RunState;
+    use crate::wire::Body;
     use serde_json::json;
 
     const LONG: Duration = Duration::from_secs(30);

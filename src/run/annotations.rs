@@ -1,6 +1,6 @@
 //! What a run's terminal event says besides what comes with the end.
 
-use crate::object::Object;
+use crate::wire::Object;
 
 /// The JSON of all annotations of a run, in bytes, at most.
 pub(crate) const MAX_BYTES: usize = 64 << 10;

@@ -18,9 +18,9 @@ pub(crate) use real::{Alarm, arm, disarm, forget_after_fork};
 #[cfg(not(loom))]
 mod real {
     use super::Due;
-    use crate::per_process::PerProcess;
     use crate::sync::{AtomicU64, Condvar, Mutex, Ordering};
-    use crate::thread;
+    use crate::threads::per_process::PerProcess;
+    use crate::threads::quiet;
     use std::collections::BTreeMap;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Weak;
@@ -123,7 +123,7 @@ mod real {
             if alarms.thread == Thread::None {
                 alarms.thread = Thread::Starting;
                 drop(alarms);
-                let has_started = thread::spawn("llm-deadlines", || self.run()).is_ok();
+                let has_started = quiet::spawn("llm-deadlines", || self.run()).is_ok();
                 alarms = self.alarms.lock();
                 alarms.thread = if has_started {
                     Thread::Running
@@ -270,7 +270,11 @@ mod tests {
     fn timer_thread_comes_and_goes() {
         let this = std::env::current_exe().unwrap();
         let output = std::process::Command::new(this)
-            .args(["--ignored", "--exact", "timer::tests::timer_thread_alone"])
+            .args([
+                "--ignored",
+                "--exact",
+                "threads::timer::tests::timer_thread_alone",
+            ])
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);

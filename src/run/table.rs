@@ -1,13 +1,13 @@
 //! Which runs are live, and which have ended not long ago.
 
-use crate::background;
-use crate::cancelled::Cancelled;
-use crate::event_log::{EventLog, Limits};
-use crate::finished::{Bounds, FinishedRuns};
-use crate::run::{Home, Run};
+use super::finished::{Bounds, FinishedRuns};
+use super::run::{Home, Run};
+use crate::cancel::Cancelled;
+use crate::log::{EventLog, Limits};
 use crate::run_id::RunId;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
-use crate::timer::{self, Alarm, Due};
+use crate::threads::background;
+use crate::threads::timer::{self, Alarm, Due};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fmt;
 use std::sync::{Arc, Weak};

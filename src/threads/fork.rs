@@ -1,6 +1,6 @@
 //! The fork of a process, of which the child tells this crate.
 
-use crate::{background, timer};
+use super::{background, timer};
 
 /// Makes deadlines work in the child of a fork. Call it there before anything else of this crate, while the child has one
 /// thread, such as in a handler of `pthread_atfork`. In Python the package does so by itself.

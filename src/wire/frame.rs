@@ -1,9 +1,9 @@
 //! An event encoded once: the bytes that SSE sends, with the JSON as a slice of them.
 
-use crate::event::{Event, EventId, Source, Word};
-use crate::json;
+use super::event::{Event, EventId, Source, Word};
+use super::json;
+use super::timestamp::{Second, Timestamp};
 use crate::run_id::RunId;
-use crate::timestamp::{Second, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::convert::Infallible;

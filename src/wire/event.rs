@@ -1,8 +1,8 @@
 //! What a run says: the envelope, the words and the typed payloads of an event, and their JSON.
 
-use crate::json;
+use super::json;
+use super::timestamp::Timestamp;
 use crate::run_id::RunId;
-use crate::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;

@@ -1,9 +1,9 @@
 //! A cursor over one run's log: replay, then live, at the reader's own pace.
 
-use crate::event::EventId;
-use crate::event_log::{Awaited, EventLog, Limits, State, Wake, call};
-use crate::frame::{Frame, coalesce};
+use super::event_log::{Awaited, EventLog, Limits, State, Wake, call};
 use crate::sync::{AtomicBool, Ordering};
+use crate::wire::EventId;
+use crate::wire::{Frame, coalesce};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -454,9 +454,9 @@ fn place(state: &State, start: &Start) -> Cursor {
 #[expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 mod tests {
     use super::*;
-    use crate::event::Word;
-    use crate::event_log::Limits;
-    use crate::frame::Body;
+    use crate::log::event_log::Limits;
+    use crate::wire::Body;
+    use crate::wire::Word;
     use std::sync::mpsc;
 
     const FEW: Limits = Limits {

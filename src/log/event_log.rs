@@ -3,11 +3,11 @@
 //! A subscription is a cursor over the one log: any number of readers see everything, replay costs nothing, and memory
 //! does not grow with readers. An event is encoded once, when it is appended.
 
-use crate::event::{EventId, Word};
-use crate::frame::{Body, Frame, Head};
+use super::subscription::Cursor;
 use crate::run_id::RunId;
-use crate::subscription::Cursor;
 use crate::sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
+use crate::wire::{Body, Frame, Head};
+use crate::wire::{EventId, Word};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::fmt;
