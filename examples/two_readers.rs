@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what happens")]
 
-use llm_callback::{Body, CancelKind, Opening, Overflow, Payload, Read, Run, Runs, Start, Word};
+use llm_callback::{CancelKind, EncodedBody, EventKind, Overflow, Payload, Read, Run, Runs, Start};
 use serde_json::json;
 use std::error::Error;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn agent(run: &Run) -> Result<(), Box<dyn Error + Send + Sync>> {
         let token = Payload::Content {
             content: format!("token {number} "),
         };
-        run.emit(&Body::new(None, Word::LLM_STREAM, &token)?)?;
+        run.emit(&EncodedBody::new(None, EventKind::LLM_STREAM, &token)?)?;
     }
     run.complete(&json!({"result": "ten tokens"}))?;
     Ok(())
@@ -39,7 +39,7 @@ fn reader(run: &Run, cancel_after: usize) -> Result<(), Box<dyn Error + Send + S
                 event.event.to_string(),
                 event.data
             );
-            tokens += usize::from(event.event == Word::LLM_STREAM);
+            tokens += usize::from(event.event == EventKind::LLM_STREAM);
             if tokens == cancel_after {
                 run.cancel(CancelKind::User, "heard enough");
             }
@@ -50,8 +50,8 @@ fn reader(run: &Run, cancel_after: usize) -> Result<(), Box<dyn Error + Send + S
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let runs = Runs::default();
-    let first = runs.open(1, Opening::default())?;
-    let second = runs.open("two", Opening::default())?;
+    let first = runs.open(1)?;
+    let second = runs.open("two")?;
     std::thread::scope(|scope| {
         let threads = [
             scope.spawn(|| agent(&first)),

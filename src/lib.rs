@@ -53,17 +53,21 @@ mod wire;
 #[cfg(feature = "python")]
 mod python;
 
-pub use cancel::{CancelKind, CancelToken, Cancelled, Registration, UnknownCancelKind};
-pub use log::{Closer, Ended, EventLog, Lagged, Limits, Overflow, Read, Start, Subscription, Wake};
-pub use registry::{Registry, Unregistered};
+pub use cancel::{CancelKind, CancelReason, CancelToken, Registration, UnknownCancelKind};
+pub use log::{
+    Closer, Ended, EventLog, Lagged, Limits, LogSize, Overflow, Read, Start, Subscription,
+    TryAppendError, TryReadError, Wait, Wake, WouldBlock,
+};
+pub use registry::{Registered, Registry, RegistrySize, Unregistered};
 pub use run::{
-    LogView, OpenError, Opening, Options, ReaderStats, Run, RunState, Runs, RunsStats, Scope, Times,
+    LogView, Observer, OldestRun, OpenError, Options, ReaderStats, Run, RunBuilder, RunState, Runs,
+    RunsStats, Scope, Times,
 };
 pub use run_id::RunId;
 pub use sink::{Batch, Followed, Hold, NdjsonFile, Refused, Sink, SinkHandle, SinkStats};
 pub use stats::{Counters, Stats};
 pub use threads::after_fork_in_child;
 pub use wire::{
-    Action, Body, Category, Event, EventId, Frame, Head, InvalidEventId, Payload, Prelude, Source,
-    UnknownWord, Word, coalesce, json, sse,
+    Action, BodyTemplate, Category, EncodedBody, Event, EventId, EventKind, Frame, FrameEncoder,
+    InvalidEventId, InvalidEventKind, Payload, Source, UnknownWord, coalesce, json, sse,
 };

@@ -29,6 +29,38 @@ impl<E> fmt::Display for Unregistered<E> {
 
 impl<E> std::error::Error for Unregistered<E> {}
 
+/// How much is registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegistrySize {
+    /// Callbacks.
+    pub callbacks: usize,
+    /// Cancellation checkers.
+    pub checkers: usize,
+}
+
+/// What was registered for one run.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Registered<C, K> {
+    /// The run's id.
+    pub id: RunId,
+    /// Its callback.
+    pub callback: Option<C>,
+    /// Its cancellation checker.
+    pub checker: Option<K>,
+}
+
+impl<C, K> fmt::Debug for Registered<C, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered")
+            .field("id", &self.id)
+            .field("has_callback", &self.callback.is_some())
+            .field("has_checker", &self.checker.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What one run has registered. A slot without content does not stay in the table.
 struct Slot<C, K> {
     callback: Option<C>,
@@ -72,12 +104,11 @@ impl<C, K> Default for Registry<C, K> {
 }
 
 impl<C, K> fmt::Debug for Registry<C, K> {
+    /// Does not block.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (callbacks, checkers) = self.len();
         f.debug_struct("Registry")
-            .field("callbacks", &callbacks)
-            .field("checkers", &checkers)
-            .finish()
+            .field("runs", &self.slots.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
     }
 }
 
@@ -145,15 +176,15 @@ impl<C, K> Registry<C, K> {
     }
 
     /// How many callbacks and how many checkers are registered.
-    pub fn len(&self) -> (usize, usize) {
-        let mut len = (0, 0);
+    pub fn size(&self) -> RegistrySize {
+        let mut size = RegistrySize::default();
         for shard in &self.shards {
             for slot in shard.read().values() {
-                len.0 += usize::from(slot.callback.is_some());
-                len.1 += usize::from(slot.checker.is_some());
+                size.callbacks += usize::from(slot.callback.is_some());
+                size.checkers += usize::from(slot.checker.is_some());
             }
         }
-        len
+        size
     }
 
     /// Whether nothing is registered. One relaxed atomic load: for who asks at every event.
@@ -162,15 +193,19 @@ impl<C, K> Registry<C, K> {
         self.slots.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes everything out of the table: each run that has something, its callback and its checker, in no order.
-    pub fn take_all(&self) -> Vec<(RunId, Option<C>, Option<K>)> {
+    /// Takes everything out of the table, in no order.
+    pub fn take_all(&self) -> Vec<Registered<C, K>> {
         let slots = self.shards.iter().flat_map(|shard| {
             let mut slots = shard.write();
             self.slots.fetch_sub(slots.len() as u64, Ordering::Relaxed);
             std::mem::take(&mut *slots)
         });
         slots
-            .map(|(id, slot)| (id, slot.callback, slot.checker))
+            .map(|(id, Slot { callback, checker })| Registered {
+                id,
+                callback,
+                checker,
+            })
             .collect()
     }
 
@@ -274,7 +309,8 @@ mod tests {
         for callback_first in [true, false] {
             registry.set_callback(1.into(), 10);
             registry.set_checker(1.into(), 20);
-            assert_eq!(registry.len(), (1, 1));
+            let size = registry.size();
+            assert_eq!((size.callbacks, size.checkers), (1, 1));
             if callback_first {
                 assert_eq!(registry.remove_callback(&1.into()), Some(10));
                 assert_eq!(registry.remove_checker(&1.into()), Some(20));

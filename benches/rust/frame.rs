@@ -1,10 +1,10 @@
-//! An event becomes a frame: `cargo bench --bench frame`. `head` is what happens under a log's lock.
+//! An event becomes a frame: `cargo bench --bench frame`. `encode` is what happens under a log's lock.
 //!
 //! The arguments are bytes of text. `plain` text has nothing to escape, `code` has a line break and quotes per 40 bytes.
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use llm_callback::{Body, Frame, Head, Payload, Source, Word, coalesce, json};
+use llm_callback::{EncodedBody, EventKind, Frame, FrameEncoder, Payload, Source, coalesce, json};
 use std::sync::Arc;
 
 /// A token, a sentence, a tool's answer.
@@ -27,30 +27,35 @@ fn code(length: usize) -> String {
     line.chars().cycle().take(length).collect()
 }
 
-fn body(text: String) -> Body {
-    Body::new(None, Word::LLM_STREAM, &Payload::Content { content: text }).expect("it is JSON")
+fn body(text: String) -> EncodedBody {
+    EncodedBody::new(
+        None,
+        EventKind::LLM_STREAM,
+        &Payload::Content { content: text },
+    )
+    .expect("it is JSON")
 }
 
 /// Under the lock: a body becomes a frame. The body of 100 bytes of JSON holds 25 bytes of text.
 #[divan::bench(args = [5, 25, 100, 10_000])]
-fn head(bencher: Bencher<'_, '_>, length: usize) {
-    let (body, mut head) = (body(plain(length)), Head::new(&42.into()));
+fn encode(bencher: Bencher<'_, '_>, length: usize) {
+    let (body, mut encoder) = (body(plain(length)), FrameEncoder::new(&42.into()));
     let mut sequence = 0;
     bencher.bench_local(|| {
         sequence += 1;
         // A thousand events a second.
-        head.frame(MS + sequence, sequence, &body)
+        encoder.encode(MS + sequence, sequence, &body)
     });
 }
 
 /// The same, had each frame a second of its own: what the cached second saves.
 #[divan::bench]
-fn head_each_second(bencher: Bencher<'_, '_>) {
-    let (body, mut head) = (body(plain(25)), Head::new(&42.into()));
+fn encode_each_second(bencher: Bencher<'_, '_>) {
+    let (body, mut encoder) = (body(plain(25)), FrameEncoder::new(&42.into()));
     let mut sequence = 0;
     bencher.bench_local(|| {
         sequence += 1;
-        head.frame(MS + 1000 * sequence, sequence, &body)
+        encoder.encode(MS + 1000 * sequence, sequence, &body)
     });
 }
 
@@ -66,7 +71,7 @@ fn body_new(bencher: Bencher<'_, '_>, length: usize) {
     let payload = Payload::Content {
         content: plain(length),
     };
-    bencher.bench_local(|| Body::new(Some(&source), Word::LLM_STREAM, &payload));
+    bencher.bench_local(|| EncodedBody::new(Some(&source), EventKind::LLM_STREAM, &payload));
 }
 
 /// Before the lock: what is JSON already becomes a body.
@@ -74,7 +79,7 @@ fn body_new(bencher: Bencher<'_, '_>, length: usize) {
 fn body_from_json(bencher: Bencher<'_, '_>, length: usize) {
     let source = br#"{"agent_id":"w1","agent_type":"worker","agent_name":"Researcher","team_name":"Team A"}"#;
     let data = format!(r#"{{"content":"{}"}}"#, plain(length));
-    bencher.bench_local(|| Body::from_json(Word::LLM_STREAM, source, data.as_bytes()));
+    bencher.bench_local(|| EncodedBody::from_json(EventKind::LLM_STREAM, source, data.as_bytes()));
 }
 
 mod escape {
@@ -112,9 +117,9 @@ mod escape {
 /// A hundred tokens of one source become one frame.
 #[divan::bench]
 fn coalesce_hundred(bencher: Bencher<'_, '_>) {
-    let (body, mut head) = (body(plain(5)), Head::new(&42.into()));
+    let (body, mut encoder) = (body(plain(5)), FrameEncoder::new(&42.into()));
     let frames: Vec<Arc<Frame>> = (1..=100)
-        .map(|n| Arc::new(head.frame(MS, n, &body)))
+        .map(|n| Arc::new(encoder.encode(MS, n, &body)))
         .collect();
     bencher.bench_local(|| coalesce(&frames));
 }
@@ -122,6 +127,6 @@ fn coalesce_hundred(bencher: Bencher<'_, '_>) {
 /// A frame read back into an event.
 #[divan::bench]
 fn event(bencher: Bencher<'_, '_>) {
-    let frame = Head::new(&42.into()).frame(MS, 7, &body(plain(25)));
+    let frame = FrameEncoder::new(&42.into()).encode(MS, 7, &body(plain(25)));
     bencher.bench_local(|| frame.event());
 }

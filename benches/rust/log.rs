@@ -1,7 +1,7 @@
 //! Events into a log, and runs into a table: `cargo bench --bench log`. The allocator counts, which costs a few ns each.
 
 use divan::Bencher;
-use llm_callback::{Body, EventLog, Limits, Opening, Overflow, Payload, Runs, Start, Word};
+use llm_callback::{EncodedBody, EventKind, EventLog, Limits, Overflow, Payload, Runs, Start};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ fn main() {
     divan::main();
 }
 
-fn token() -> Body {
+fn token() -> EncodedBody {
     let payload = Payload::Content {
         content: "token".into(),
     };
-    Body::new(None, Word::LLM_STREAM, &payload).expect("it is JSON")
+    EncodedBody::new(None, EventKind::LLM_STREAM, &payload).expect("it is JSON")
 }
 
 /// A log that holds what it can.
-fn full(body: &Body) -> Arc<EventLog> {
+fn full(body: &EncodedBody) -> Arc<EventLog> {
     let log = EventLog::new(&42.into(), Limits::default());
     for _ in 0..Limits::default().events {
         log.append(body).expect("not ended");
@@ -73,7 +73,7 @@ fn open(bencher: Bencher<'_, '_>) {
     let mut id = 0;
     bencher.bench_local(|| {
         id += 1;
-        runs.open(id, Opening::default())
+        runs.open(id)
     });
 }
 
@@ -82,9 +82,7 @@ fn open(bencher: Bencher<'_, '_>) {
 fn open_and_complete(bencher: Bencher<'_, '_>) {
     let runs = Runs::default();
     bencher.bench_local(|| {
-        let run = runs
-            .open(1, Opening::default())
-            .expect("the last has ended");
+        let run = runs.open(1).expect("the last has ended");
         run.complete("done")
     });
 }
@@ -93,7 +91,7 @@ fn open_and_complete(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = [1, 10_000], sample_size = 2_000)]
 fn emit_among(bencher: Bencher<'_, '_>, number: i64) {
     let runs = Runs::default();
-    let open = |id| runs.open(id, Opening::default()).expect("free");
+    let open = |id| runs.open(id).expect("free");
     let all: Vec<_> = (0..number).map(open).collect();
     let (run, body) = (&all[all.len() / 2], token());
     bencher.bench_local(|| run.emit(&body));
@@ -103,7 +101,7 @@ fn emit_among(bencher: Bencher<'_, '_>, number: i64) {
 #[divan::bench(args = [1, 10_000], sample_size = 2_000)]
 fn emit_in_turn(bencher: Bencher<'_, '_>, number: i64) {
     let runs = Runs::default();
-    let open = |id| runs.open(id, Opening::default()).expect("free");
+    let open = |id| runs.open(id).expect("free");
     let all: Vec<_> = (0..number).map(open).collect();
     let body = token();
     let mut next = 0;
@@ -117,8 +115,8 @@ fn emit_in_turn(bencher: Bencher<'_, '_>, number: i64) {
 #[divan::bench(args = [0, 1], sample_size = 10_000)]
 fn look_up(bencher: Bencher<'_, '_>, number: i64) {
     let runs = Runs::default();
-    let open = |id| runs.open(id, Opening::default()).expect("free");
+    let open = |id| runs.open(id).expect("free");
     let _all: Vec<_> = (0..number).map(open).collect();
     let id = 0.into();
-    bencher.bench_local(|| runs.has_live() && runs.try_live(&id).is_some());
+    bencher.bench_local(|| runs.has_live() && runs.try_live(&id).is_ok());
 }

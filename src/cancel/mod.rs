@@ -1,8 +1,9 @@
 //! Cancellation: a tree of tokens, and why one of them is cancelled.
 
+mod node;
 mod reason;
 mod token;
 
-pub use reason::{CancelKind, Cancelled, UnknownCancelKind};
+pub use reason::{CancelKind, CancelReason, UnknownCancelKind};
+pub(crate) use token::NoTimer;
 pub use token::{CancelToken, Registration};
-pub(crate) use token::{NoTimer, Retired};

@@ -1,18 +1,21 @@
-//! Why something was cancelled: who asked, in which words, and when.
+//! Why a token is cancelled: who asked, with which message, and when.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Who or what asked for a cancellation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum CancelKind {
     /// Somebody asked for it.
     User,
     /// The deadline of the token passed.
     Deadline,
-    /// A token above was cancelled, for whichever reason; the reason's text is the one given there.
+    /// A token above was cancelled, for whichever reason. The message is the one that was given there.
     Parent,
     /// The process, or the table of runs, shuts down.
     Shutdown,
@@ -72,25 +75,26 @@ impl std::error::Error for UnknownCancelKind {}
 
 /// Why a token is cancelled: what the first [`cancel`](crate::CancelToken::cancel) that reached it said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cancelled {
+#[non_exhaustive]
+pub struct CancelReason {
     /// Who asked; [`CancelKind::Parent`] if it was asked of a token above.
     pub kind: CancelKind,
-    /// The words that were given, also to a token above; may be empty.
-    pub reason: Arc<str>,
+    /// The message that was given, also to a token above; may be empty.
+    pub message: Arc<str>,
     /// When it was asked, by the system's clock; the same for all tokens that one cancel reached.
     pub requested_at: SystemTime,
 }
 
-impl Cancelled {
-    pub(crate) fn now(kind: CancelKind, reason: Arc<str>) -> Self {
+impl CancelReason {
+    pub(crate) fn now(kind: CancelKind, message: Arc<str>) -> Self {
         Self {
             kind,
-            reason,
+            message,
             requested_at: SystemTime::now(),
         }
     }
 
-    pub(crate) fn by_deadline() -> Self {
+    pub(crate) fn deadline() -> Self {
         Self::now(CancelKind::Deadline, "the deadline passed".into())
     }
 
@@ -103,17 +107,17 @@ impl Cancelled {
     }
 }
 
-impl fmt::Display for Cancelled {
+impl fmt::Display for CancelReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cancelled ({})", self.kind)?;
-        if !self.reason.is_empty() {
-            write!(f, ": {}", self.reason)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
         }
         Ok(())
     }
 }
 
-impl std::error::Error for Cancelled {}
+impl std::error::Error for CancelReason {}
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -1,20 +1,11 @@
-//! Cancellation as a tree: a token stops its own work and all work below it, never what is above it.
-//!
-//! # Locks
-//!
-//! Each token's lock protects its reason, its list of children and its callbacks, for the length of one operation
-//! on them. One lock is held at a time: a walk down the tree copies the references to the children out of one lock
-//! before it takes the next. Under a lock no callback runs and none is dropped, and no reference to a token is dropped
-//! either, since with the last one go that token's callbacks.
+//! The token that tells work to stop.
 
-use super::reason::{CancelKind, Cancelled};
-use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
-use crate::threads::background;
-use crate::threads::timer::{self, Alarm, Due};
-use std::collections::{BTreeMap, VecDeque};
+use super::node::{Deferred, IfRetired, Node, call};
+use super::reason::{CancelKind, CancelReason};
+use crate::sync::Ordering;
+use crate::threads::timer;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -30,7 +21,7 @@ use std::time::{Duration, Instant};
 /// let worker = run.child();
 /// assert!(run.cancel(CancelKind::User, "enough"));
 /// assert!(worker.is_cancelled());
-/// assert_eq!(worker.cancelled().unwrap().kind, CancelKind::Parent);
+/// assert_eq!(worker.reason().unwrap().kind, CancelKind::Parent);
 /// assert!(!run.cancel(CancelKind::Shutdown, "too late: the first reason stays"));
 /// ```
 #[derive(Clone)]
@@ -125,9 +116,9 @@ impl CancelToken {
         self.0.cancelled.load(Ordering::Acquire)
     }
 
-    /// Why to stop, if to stop. Does not block.
-    pub fn cancelled(&self) -> Option<Cancelled> {
-        self.0.state.lock().cancelled.clone()
+    /// Why the token is cancelled; None if it is not. Does not block.
+    pub fn reason(&self) -> Option<CancelReason> {
+        self.0.state.lock().reason.clone()
     }
 
     /// When this token is cancelled by itself: the earliest of its own deadline and those above, shields apart.
@@ -144,27 +135,22 @@ impl CancelToken {
     /// When this returns, whichever thread was first, this token and all below it are cancelled, and the callbacks
     /// of those that this call was the first to reach have run. Another thread's cancel may still be busy with the
     /// callbacks of those that it was the first to reach: this one does not wait for it.
-    pub fn cancel(&self, kind: CancelKind, reason: impl Into<Arc<str>>) -> bool {
-        let why = Cancelled::now(kind, reason.into());
-        let (first, called) = self.0.cancel(why, IfRetired::Cancel);
-        call_all(&called);
-        first
+    pub fn cancel(&self, kind: CancelKind, message: impl Into<Arc<str>>) -> bool {
+        let reason = CancelReason::now(kind, message.into());
+        let (is_first, deferred) = self.0.cancel(reason, IfRetired::Cancel);
+        deferred.run();
+        is_first
     }
 
     /// As [`cancel`](Self::cancel), unless this token is retired: then nothing happens, here or below, and it returns
-    /// false. Which of the two comes first is decided under this token's lock.
-    pub(crate) fn cancel_unless_retired(&self, kind: CancelKind, reason: &str) -> bool {
-        let why = Cancelled::now(kind, reason.into());
-        let (first, called) = self.0.cancel(why, IfRetired::Nothing);
-        call_all(&called);
-        first
-    }
-
-    /// The first half of [`cancel_unless_retired`](Self::cancel_unless_retired): the subtree is cancelled, no callback
-    /// has run.
-    pub(crate) fn mark(&self, kind: CancelKind, reason: Arc<str>) -> Marked {
-        let why = Cancelled::now(kind, reason);
-        Marked(self.0.cancel(why, IfRetired::Nothing).1)
+    /// false. Which of the two comes first is decided under this token's lock. The callbacks are the caller's to run.
+    pub(crate) fn cancel_unless_retired(
+        &self,
+        kind: CancelKind,
+        message: Arc<str>,
+    ) -> (bool, Deferred) {
+        let reason = CancelReason::now(kind, message);
+        self.0.cancel(reason, IfRetired::Nothing)
     }
 
     /// Retires the token, since its work is done. From now on no deadline and no cancel from above reaches it, and its
@@ -173,7 +159,7 @@ impl CancelToken {
     ///
     /// The tokens below go on: those that are there now are still reached by a cancel from above and by this token's
     /// deadline. Tokens that are made below it from now on may be reached by its own [`cancel`](Self::cancel) only.
-    pub(crate) fn retire(&self) -> Retired {
+    pub(crate) fn retire(&self) -> Deferred {
         self.0.retire()
     }
 
@@ -186,9 +172,9 @@ impl CancelToken {
     ///
     /// The token keeps the callback, and all it holds, until it is called or stopped or the token is dropped with
     /// all below it. A callback that holds its own token, and is neither called nor stopped, is never freed.
-    pub fn on_cancel(&self, callback: impl FnOnce(&Cancelled) + Send + 'static) -> Registration {
+    pub fn on_cancel(&self, callback: impl FnOnce(&CancelReason) + Send + 'static) -> Registration {
         let mut state = self.0.state.lock();
-        let Some(why) = state.cancelled.clone() else {
+        let Some(reason) = state.reason.clone() else {
             let ticket = state.ticket();
             state.callbacks.insert(ticket, Box::new(callback));
             return Registration {
@@ -197,7 +183,7 @@ impl CancelToken {
             };
         };
         drop(state);
-        call(callback, &why);
+        call(callback, &reason);
         Registration {
             node: Weak::new(),
             ticket: 0,
@@ -232,7 +218,9 @@ impl CancelToken {
     fn armed(node: Arc<Node>) -> Result<Self, NoTimer> {
         if let Some(alarm) = node.alarm {
             if alarm.at() <= Instant::now() {
-                node.cancel(Cancelled::by_deadline(), IfRetired::PassOn);
+                let (_, deferred) = node.cancel(CancelReason::deadline(), IfRetired::PassOn);
+                // A token that is just made has no callbacks.
+                drop(deferred);
             } else {
                 let due = Arc::downgrade(&node);
                 if !timer::arm(alarm, due) {
@@ -274,7 +262,7 @@ impl Default for CancelToken {
 impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CancelToken")
-            .field("cancelled", &self.cancelled())
+            .field("cancelled", &self.is_cancelled())
             .field("deadline", &self.deadline())
             .finish_non_exhaustive()
     }
@@ -305,253 +293,10 @@ impl Registration {
     }
 }
 
-/// What a cancel does if the token that it is asked of is retired. A retired token further down passes every cancel on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IfRetired {
-    /// It is cancelled like any other: so does a user's own [`CancelToken::cancel`].
-    Cancel,
-    /// Nothing, neither to it nor below it: so does a cancel of its run.
-    Nothing,
-    /// The retired token is not cancelled; the tokens below it are. The deadline of a retired token works this way.
-    PassOn,
-}
-
-/// What a token had when it was retired, to be dropped with no lock held.
-#[must_use]
-pub(crate) struct Retired {
-    _callbacks: BTreeMap<u64, Callback>,
-}
-
-/// Tokens that are cancelled, and whose callbacks still have to run.
-#[must_use]
-pub(crate) struct Marked(Vec<(Arc<Node>, Cancelled)>);
-
-impl Marked {
-    /// The second half of [`CancelToken::cancel`].
-    pub(crate) fn call(self) {
-        call_all(&self.0);
-    }
-}
-
-type Callback = Box<dyn FnOnce(&Cancelled) + Send>;
-
-/// Calls a callback; a panic in it ends here.
-fn call(callback: impl FnOnce(&Cancelled), why: &Cancelled) {
-    // The panic hook has told of it. What the callback may have left half done is its own.
-    let _ = catch_unwind(AssertUnwindSafe(|| callback(why)));
-}
-
-/// Calls the callbacks of nodes that were just cancelled. One by one out of the lock, so that each can be stopped
-/// until the moment it is called.
-fn call_all(nodes: &[(Arc<Node>, Cancelled)]) {
-    for (node, why) in nodes {
-        while let Some(callback) = node.next_callback() {
-            call(callback, why);
-        }
-    }
-}
-
-/// What the clones of one token share.
-struct Node {
-    /// Whether the token is cancelled: the same for who wants no lock. Stored under the lock of `state`, which then
-    /// says why.
-    cancelled: AtomicBool,
-    state: Mutex<State>,
-    /// Who waits for `cancelled`.
-    changed: Condvar,
-    deadline: Option<Instant>,
-    /// Where the timer keeps this node, if its deadline is its own.
-    alarm: Option<Alarm>,
-    /// The node above and the place in its list. Strong: a grandchild must be in reach though nobody holds the child.
-    parent: Option<(Arc<Self>, u64)>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Why this token is cancelled.
-    cancelled: Option<Cancelled>,
-    /// Why the tokens below are cancelled though this one was not: the first cancel that this token, being retired,
-    /// only passed on.
-    passed_on: Option<Cancelled>,
-    retired: bool,
-    /// It is in the list of the one above no more, nor with the timer.
-    apart: bool,
-    /// The nodes directly below, as far as they may have to be told: empty once all below are cancelled.
-    children: BTreeMap<u64, Weak<Node>>,
-    /// Not yet called, in the order of registration. Nothing is added after a cancel.
-    callbacks: BTreeMap<u64, Callback>,
-    tickets: u64,
-}
-
-impl State {
-    /// The next key of either list.
-    fn ticket(&mut self) -> u64 {
-        self.tickets += 1;
-        self.tickets
-    }
-
-    /// Why the tokens below are cancelled, in this token's words. What was passed on comes first: nothing is passed on
-    /// by a token that is cancelled.
-    fn why_below(&self) -> Option<&Cancelled> {
-        self.passed_on.as_ref().or(self.cancelled.as_ref())
-    }
-}
-
-impl Node {
-    fn new(deadline: Option<Instant>, own: Option<Instant>) -> Self {
-        Self {
-            cancelled: AtomicBool::new(false),
-            state: Mutex::new(State::default()),
-            changed: Condvar::new(),
-            deadline,
-            alarm: own.map(Alarm::new),
-            parent: None,
-        }
-    }
-
-    fn child(self: &Arc<Self>, at: Option<Instant>) -> Arc<Self> {
-        let mut state = self.state.lock();
-        let above = self.deadline.filter(|_| !state.apart);
-        let own = at.filter(|&at| above.is_none_or(|above| at < above));
-        let mut child = Self::new(own.or(above), own);
-        // In one lock with the list: a cancel comes before, and is seen here, or after, and finds the child there.
-        if let Some(why) = state.why_below() {
-            child.state = Mutex::new(State {
-                cancelled: Some(why.for_below()),
-                ..State::default()
-            });
-            child.cancelled = AtomicBool::new(true);
-            child.alarm = None;
-            return Arc::new(child);
-        }
-        let ticket = state.ticket();
-        child.parent = Some((Arc::clone(self), ticket));
-        let child = Arc::new(child);
-        state.children.insert(ticket, Arc::downgrade(&child));
-        child
-    }
-
-    fn retire(&self) -> Retired {
-        let mut state = self.state.lock();
-        state.retired = true;
-        let callbacks = match state.cancelled {
-            // The thread that cancelled it calls them.
-            Some(_) => BTreeMap::new(),
-            None => std::mem::take(&mut state.callbacks),
-        };
-        // Who has tokens below stays, for their sake.
-        state.apart = state.children.is_empty();
-        let apart = state.apart;
-        drop(state);
-        if apart {
-            self.disarm();
-            if let Some((parent, ticket)) = &self.parent {
-                parent.state.lock().children.remove(ticket);
-            }
-        }
-        Retired {
-            _callbacks: callbacks,
-        }
-    }
-
-    /// Cancels this node and all below it, and wakes who waits for them. Returns whether this call was the first to
-    /// reach this node, and the nodes that it was the first to reach and that have callbacks, the upper ones first.
-    /// `if_retired` is about this node; a retired node below it passes the cancel on.
-    ///
-    /// A list of children is emptied only when all below are cancelled, so of two walks that meet each does what
-    /// the other has not done yet, and neither returns before both are done.
-    fn cancel(
-        self: &Arc<Self>,
-        why: Cancelled,
-        mut if_retired: IfRetired,
-    ) -> (bool, Vec<(Arc<Self>, Cancelled)>) {
-        let (mut first, mut called, mut passed) = (false, Vec::new(), Vec::new());
-        let mut ahead = VecDeque::from([(Arc::clone(self), why)]);
-        while let Some((node, why)) = ahead.pop_front() {
-            let mut state = node.state.lock();
-            // This node is the first of the walk.
-            let here = std::mem::replace(&mut if_retired, IfRetired::PassOn);
-            if state.retired && here == IfRetired::Nothing {
-                return (false, called);
-            }
-            let is_passed_on = state.retired && here == IfRetired::PassOn;
-            let reached = !is_passed_on && state.cancelled.is_none();
-            if reached {
-                state.cancelled = Some(why.clone());
-                // Release: the partner is the Acquire load in `CancelToken::is_cancelled`.
-                node.cancelled.store(true, Ordering::Release);
-            } else if state.why_below().is_none() {
-                state.passed_on = Some(why.clone());
-            }
-            let below = state.why_below().unwrap_or(&why).for_below();
-            let children = state.children.values().filter_map(Weak::upgrade);
-            ahead.extend(children.map(|child| (child, below.clone())));
-            let has_children = !state.children.is_empty();
-            let has_callbacks = !state.callbacks.is_empty();
-            drop(state);
-            if reached {
-                first |= Arc::ptr_eq(&node, self);
-                node.changed.notify_all();
-                node.disarm();
-                if has_callbacks {
-                    called.push((Arc::clone(&node), why));
-                }
-            }
-            if has_children {
-                passed.push(node);
-            }
-        }
-        for node in passed {
-            let children = std::mem::take(&mut node.state.lock().children);
-            drop(children);
-        }
-        (first, called)
-    }
-
-    fn next_callback(&self) -> Option<Callback> {
-        let (_, callback) = self.state.lock().callbacks.pop_first()?;
-        Some(callback)
-    }
-
-    fn disarm(&self) {
-        if let Some(alarm) = self.alarm {
-            timer::disarm(alarm);
-        }
-    }
-
-    /// Takes a node that nobody refers to out of the lists that know it; gives back what it referred to.
-    fn leave(&mut self) -> Option<Arc<Self>> {
-        self.disarm();
-        let (parent, ticket) = self.parent.take()?;
-        parent.state.lock().children.remove(&ticket);
-        Some(parent)
-    }
-}
-
-impl Due for Node {
-    /// Cancels here, and has the callbacks called, and dropped, in the background: one that blocks must not delay other
-    /// deadlines.
-    fn due(self: Arc<Self>) {
-        let (_, called) = self.cancel(Cancelled::by_deadline(), IfRetired::PassOn);
-        if !called.is_empty() {
-            background::run(Box::new(move || call_all(&called)));
-        }
-    }
-}
-
-impl Drop for Node {
-    /// With the last node below it a node goes too. In a loop: a tree may be deeper than the stack.
-    fn drop(&mut self) {
-        let mut above = self.leave();
-        while let Some(node) = above {
-            above = Arc::into_inner(node).and_then(|mut node| node.leave());
-        }
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sync::Mutex;
     use std::sync::mpsc;
 
     const SCALE: usize = if cfg!(miri) { 1_000 } else { 1 };
@@ -562,8 +307,14 @@ mod tests {
         token.0.state.lock().children.len()
     }
 
+    fn cancel_unless_retired(token: &CancelToken, message: &str) -> bool {
+        let (is_first, deferred) = token.cancel_unless_retired(CancelKind::User, message.into());
+        deferred.run();
+        is_first
+    }
+
     fn kind(token: &CancelToken) -> Option<CancelKind> {
-        token.cancelled().map(|why| why.kind)
+        token.reason().map(|why| why.kind)
     }
 
     /// A cancel goes down, never up or aside, and past no shield; below it is of kind `Parent`, in the same words.
@@ -578,7 +329,7 @@ mod tests {
             [&top, &aside, &shield, &behind].map(CancelToken::is_cancelled),
             [false; 4]
         );
-        let (why, why_below) = (middle.cancelled().unwrap(), below.cancelled().unwrap());
+        let (why, why_below) = (middle.reason().unwrap(), below.reason().unwrap());
         assert_eq!(why.to_string(), "cancelled (disconnect): gone");
         assert_eq!(why_below, why.for_below());
         assert_eq!(kind(&middle.child()), Some(CancelKind::Parent));
@@ -593,7 +344,7 @@ mod tests {
         assert!(below.cancel(CancelKind::User, ""));
         assert!(top.cancel(CancelKind::Shutdown, "bye"));
         assert!(!below.cancel(CancelKind::Deadline, "late"));
-        assert_eq!(below.cancelled().unwrap().to_string(), "cancelled (user)");
+        assert_eq!(below.reason().unwrap().to_string(), "cancelled (user)");
         assert_eq!(kind(&top), Some(CancelKind::Shutdown));
     }
 
@@ -680,7 +431,7 @@ mod tests {
         let (sender, calls) = mpsc::channel();
         let note = |name: &'static str| {
             let sender = sender.clone();
-            move |why: &Cancelled| sender.send((name, why.kind)).unwrap()
+            move |why: &CancelReason| sender.send((name, why.kind)).unwrap()
         };
         let top = CancelToken::new();
         let below = top.child();
@@ -785,9 +536,9 @@ mod tests {
         assert!(!timer::is_armed(done.0.alarm.unwrap()));
         assert_eq!(done.child().deadline(), None);
         top.cancel(CancelKind::User, "");
-        assert!(!done.is_cancelled() && done.cancelled().is_none());
+        assert!(!done.is_cancelled() && done.reason().is_none());
         assert!(!done.wait(Some(Duration::ZERO)));
-        assert!(!done.cancel_unless_retired(CancelKind::User, "over"));
+        assert!(!cancel_unless_retired(&done, "over"));
         let after = done.child();
         assert!(done.cancel(CancelKind::Shutdown, "by hand"));
         assert!(done.is_cancelled() && after.is_cancelled());
@@ -825,34 +576,33 @@ mod tests {
         let below = done.child();
         drop(done.retire());
         top.cancel(CancelKind::Shutdown, "passed on");
-        assert_eq!(done.cancelled(), None);
+        assert_eq!(done.reason(), None);
         let (sender, calls) = mpsc::channel();
         done.on_cancel(move |why| sender.send(why.clone()).unwrap());
         assert!(done.cancel(CancelKind::User, "its own"));
-        let why = done.cancelled().unwrap();
-        assert_eq!((why.kind, &*why.reason), (CancelKind::User, "its own"));
+        let why = done.reason().unwrap();
+        assert_eq!((why.kind, &*why.message), (CancelKind::User, "its own"));
         assert_eq!(calls.try_iter().collect::<Vec<_>>(), [why]);
         for below in [below, done.child()] {
-            let why = below.cancelled().unwrap();
-            assert_eq!((why.kind, &*why.reason), (CancelKind::Parent, "passed on"));
+            let why = below.reason().unwrap();
+            assert_eq!((why.kind, &*why.message), (CancelKind::Parent, "passed on"));
         }
     }
 
-    /// `cancel_unless_retired` and `mark` of a retired token do nothing, also below it; a cancel that came before stays.
+    /// `cancel_unless_retired` of a retired token does nothing, also below it; a cancel that came before stays.
     #[test]
     fn retired_tokens_refuse_a_late_cancel() {
         let done = CancelToken::new();
         let below = done.child();
         drop(done.retire());
-        assert!(!done.cancel_unless_retired(CancelKind::User, ""));
-        done.mark(CancelKind::Shutdown, "".into()).call();
+        assert!(!cancel_unless_retired(&done, ""));
         assert!(!done.is_cancelled() && !below.is_cancelled());
         assert!(!done.child().is_cancelled());
 
         let done = CancelToken::new();
-        assert!(done.cancel_unless_retired(CancelKind::Disconnect, "in time"));
+        assert!(cancel_unless_retired(&done, "in time"));
         drop(done.retire());
-        assert_eq!(kind(&done), Some(CancelKind::Disconnect));
+        assert_eq!(kind(&done), Some(CancelKind::User));
     }
 
     /// A token that is cancelled keeps its callbacks when it retires: whoever cancelled it calls them.
@@ -861,9 +611,9 @@ mod tests {
         let token = CancelToken::new();
         let (sender, calls) = mpsc::channel();
         token.on_cancel(move |_| sender.send(()).unwrap());
-        let marked = token.mark(CancelKind::User, "".into());
+        let (_, deferred) = token.cancel_unless_retired(CancelKind::User, "".into());
         drop(token.retire());
-        marked.call();
+        deferred.run();
         assert_eq!(calls.try_iter().count(), 1);
     }
 

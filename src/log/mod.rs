@@ -1,9 +1,29 @@
 //! One run's ordered, bounded log, and the subscriptions that read it at their own pace.
+//!
+//! A subscription is a cursor over the one log: any number of readers see everything, replay costs nothing, and memory
+//! does not grow with readers. An event is encoded once, when it is appended.
 
+mod cursor;
 mod event_log;
+mod limits;
+mod outline;
+mod overflow;
+mod read;
+mod readers;
+mod state;
 mod subscription;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod waiters;
+mod window;
 
-pub use event_log::{Ended, EventLog, Limits, Wake};
-pub(crate) use event_log::{Notify, Outline};
-pub(crate) use subscription::Cursor;
-pub use subscription::{Closer, Lagged, Overflow, Read, Start, Subscription};
+pub(crate) use cursor::Cursor;
+pub use cursor::Start;
+pub use event_log::{Ended, EventLog, LogSize, TryAppendError, Wait, WouldBlock};
+pub(crate) use event_log::{Entry, Listener, Stage};
+pub use limits::Limits;
+pub(crate) use outline::Outline;
+pub use overflow::Overflow;
+pub use read::{Lagged, Read, TryReadError};
+pub use subscription::{Closer, Subscription};
+pub use waiters::Wake;

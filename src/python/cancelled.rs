@@ -2,7 +2,7 @@
 
 use super::run_id::{id_from_python, id_to_python};
 use super::stats::COUNTERS;
-use crate::{Cancelled, Run, RunId, RunState};
+use crate::{CancelReason, Run, RunId, RunState};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -12,14 +12,11 @@ pub(super) fn run_cancelled(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     CLASS.import(py, "llm_callback.exceptions", "RunCancelled")
 }
 
-/// `RunCancelled`, with why.
-pub(super) fn cancelled_error(py: Python<'_>, id: &RunId, cancelled: &Cancelled) -> PyErr {
+/// `RunCancelled`, with the reason of the run's cancellation.
+pub(super) fn cancelled_error(py: Python<'_>, id: &RunId, reason: &CancelReason) -> PyErr {
     let raised = || {
-        run_cancelled(py)?.call1((
-            id_to_python(py, id)?,
-            cancelled.kind.as_str(),
-            &*cancelled.reason,
-        ))
+        let id = id_to_python(py, id)?;
+        run_cancelled(py)?.call1((id, reason.kind.as_str(), &*reason.message))
     };
     raised().map_or_else(|error| error, PyErr::from_value)
 }
@@ -44,19 +41,19 @@ pub(super) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {
 /// Takes note that the run's code is told to stop; not where it has come to another end before.
 #[cold]
 fn tell(py: Python<'_>, run: &Run) -> PyResult<()> {
-    let cancelled = py.detach(|| match run.state() {
+    let reason = py.detach(|| match run.state() {
         RunState::Completed | RunState::Failed => None,
-        RunState::Cancelled => run.token().cancelled(),
+        RunState::Cancelled => run.token().reason(),
         RunState::Pending | RunState::Running => {
             run.acknowledge();
-            run.token().cancelled()
+            run.token().reason()
         }
     });
-    let Some(cancelled) = cancelled else {
+    let Some(reason) = reason else {
         return Ok(());
     };
     COUNTERS.count_cancelled();
-    Err(cancelled_error(py, run.id(), &cancelled))
+    Err(cancelled_error(py, run.id(), &reason))
 }
 
 /// Whether it is the `RunCancelled` of this run, which a registered checker has raised.

@@ -164,10 +164,10 @@ pub(super) fn prepare(py: Python<'_>) {
 
 /// How many callbacks and checkers are registered.
 pub(super) fn len(py: Python<'_>) -> (usize, usize) {
-    let (callbacks, checkers) = REGISTRY.len();
+    let size = REGISTRY.size();
     (
-        callbacks + Entry::Callback.others(py).len(),
-        checkers + Entry::Checker.others(py).len(),
+        size.callbacks + Entry::Callback.others(py).len(),
+        size.checkers + Entry::Checker.others(py).len(),
     )
 }
 

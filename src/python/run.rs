@@ -14,14 +14,16 @@ use super::subscription::{self, PySubscription};
 use super::token::{PyToken, kind_and_reason};
 use super::wait::{seconds, unix_time, wait};
 use crate::sync::OnceLock;
-use crate::{Action, Body, Category, EventId, Run, RunState, Word};
+use crate::{
+    Action, Category, EncodedBody, EventId, EventKind, Run, RunState, TryAppendError, Wait,
+};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
 ///
@@ -55,25 +57,55 @@ impl PyRun {
 /// Raises what a signal handler raises while it waits for a reader; then the event is not in the log. A Ctrl-C that
 /// comes while others are woken is raised after that; then it is.
 #[inline]
-pub(super) fn append(py: Python<'_>, run: &Run, body: &Body) -> PyResult<Option<EventId>> {
+pub(super) fn append(py: Python<'_>, run: &Run, body: &EncodedBody) -> PyResult<Option<EventId>> {
     let id = match run.try_emit(body) {
-        Some(done) => done.ok(),
-        None => append_waiting(py, run, body)?,
+        Err(TryAppendError::WouldBlock) => append_waiting(py, run, body)?,
+        appended => appended.ok(),
     };
     raise_interrupt().map(|()| id)
 }
 
 #[cold]
-fn append_waiting(py: Python<'_>, run: &Run, body: &Body) -> PyResult<Option<EventId>> {
+fn append_waiting(py: Python<'_>, run: &Run, body: &EncodedBody) -> PyResult<Option<EventId>> {
     let since = Instant::now();
     let emitted = wait(py, None, |slice| {
-        run.emit_within(body, since, slice.unwrap_or(Duration::MAX))
+        let end = slice.and_then(|slice| Instant::now().checked_add(slice));
+        let wait = end.map_or(Wait::Patiently, |end| Wait::Until { since, end });
+        match run.emit_within(body, wait) {
+            Err(TryAppendError::WouldBlock) => None,
+            appended => Some(appended.ok()),
+        }
     })?;
-    Ok(emitted.and_then(Result::ok))
+    Ok(emitted.flatten())
 }
 
-/// The word of a category and an action, each a text or a member of its enum.
-pub(super) fn word(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<Word> {
+/// The kind of one dotted text; None if `kind` has no dot, and so is a category alone.
+fn dotted_kind(kind: &Bound<'_, PyAny>) -> PyResult<Option<EventKind>> {
+    let Ok(text) = kind.cast::<PyString>() else {
+        return Ok(None);
+    };
+    let text = text.to_string_lossy();
+    if !text.contains('.') {
+        return Ok(None);
+    }
+    let kind = text.parse::<EventKind>();
+    let kind = kind.map_err(|error| PyValueError::new_err(error.to_string()))?;
+    refuse_stream(kind.category())?;
+    Ok(Some(kind))
+}
+
+/// Refuses the kinds that the log itself gives to its readers.
+fn refuse_stream(category: &str) -> PyResult<()> {
+    if category == Category::Stream.as_str() {
+        return Err(PyValueError::new_err(
+            "category 'stream' is for what the log itself tells its readers",
+        ));
+    }
+    Ok(())
+}
+
+/// The built-in kind of a category and an action, each a text or a member of its enum.
+pub(super) fn kind(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<EventKind> {
     let text = |name: &str, value: &Bound<'_, PyAny>| match value.cast::<PyString>() {
         Ok(text) => Ok(text.to_string_lossy().into_owned()),
         Err(_) => Err(PyTypeError::new_err(format!(
@@ -88,18 +120,20 @@ pub(super) fn word(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> Py
             .iter()
             .filter(|word| **word != Category::Stream);
         let known = list(known.map(|word| word.as_str()).collect());
-        PyValueError::new_err(format!("category must be one of {known}, not {category:?}"))
+        PyValueError::new_err(format!(
+            "category must be one of {known}, not {category:?}; a kind of your own is one dotted text: \
+             emit(\"billing.charged\", data)"
+        ))
     })?;
     let action = action.parse::<Action>().map_err(|_| {
         let known = list(Action::ALL.iter().map(|word| word.as_str()).collect());
-        PyValueError::new_err(format!("action must be one of {known}, not {action:?}"))
+        PyValueError::new_err(format!(
+            "action must be one of {known}, not {action:?}; a kind of your own is one dotted text: \
+             emit(\"billing.charged\", data)"
+        ))
     })?;
-    if category == Category::Stream {
-        return Err(PyValueError::new_err(
-            "category 'stream' is for what the log itself tells its readers",
-        ));
-    }
-    Ok(Word::new(category, action))
+    refuse_stream(category.as_str())?;
+    Ok(EventKind::new(category, action))
 }
 
 #[pymethods]
@@ -187,31 +221,48 @@ impl PyRun {
         })
     }
 
-    /// Say something in the run's name. Returns the event's id, or None if the run has ended: then it is dropped, and
-    /// counted.
+    /// Append an event to the run's log. Returns the event's id, or None if the run has ended: then the event is dropped,
+    /// and counted.
     ///
-    /// A terminal word of `lifecycle` ends the run as it says, whatever its token says; :meth:`complete` and
-    /// :meth:`fail` look at that.
+    /// `category` and `action` are members of :class:`EventCategory` and :class:`EventAction`, or their values. A kind of
+    /// your own is one dotted text in their place, and `data` comes next: `emit("billing.charged", {"cents": 5})`. A
+    /// terminal kind, such as `lifecycle.completed`, ends the run as that kind says, whatever the run's token says;
+    /// :meth:`complete` and :meth:`fail` look at the token.
     ///
-    /// `category` and `action` are words of :class:`EventCategory` and :class:`EventAction`; `source` is a
-    /// :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON here and now; what JSON
-    /// has no form for becomes `str(value)`. A callback that is registered for the run is called after the log has
-    /// the event.
+    /// `source` is a :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON at once; a
+    /// value that JSON has no form for becomes `str(value)`. A callback that is registered for the run is called after
+    /// the log has the event.
     ///
-    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown word, and
-    /// for data that contain themselves.
-    #[pyo3(signature = (category, action, data=None, source=None))]
+    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown kind, and for
+    /// data that contain themselves.
+    #[pyo3(signature = (category, action=None, data=None, source=None))]
     fn emit<'py>(
         &self,
         py: Python<'py>,
         category: &Bound<'py, PyAny>,
-        action: &Bound<'py, PyAny>,
+        action: Option<&Bound<'py, PyAny>>,
         data: Option<&Bound<'py, PyAny>>,
         source: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<String>> {
         sleep_if_ended(|| {
             let run = self.run()?;
-            let word = word(category, action)?;
+            let (kind, data, source) = match (dotted_kind(category)?, action) {
+                (Some(kind), None) => (kind, data, source),
+                // One place earlier than with two words: emit(kind, data, source).
+                (Some(kind), Some(first)) if source.is_none() => (kind, Some(first), data),
+                (Some(kind), Some(first)) if data.is_none() => (kind, Some(first), source),
+                (Some(_), Some(_)) => {
+                    return Err(PyTypeError::new_err(
+                        "emit() takes a dotted kind, data and a source: no action beside them",
+                    ));
+                }
+                (None, Some(action)) => (kind(category, action)?, data, source),
+                (None, None) => {
+                    return Err(PyTypeError::new_err(
+                        "emit() takes a category and an action, or one dotted text: emit(\"billing.charged\", data)",
+                    ));
+                }
+            };
             let none = py.None().into_bound(py);
             let empty = PyDict::new(py).into_any();
             let source = match source {
@@ -219,7 +270,7 @@ impl PyRun {
                 _ => none,
             };
             let data = data.filter(|data| !data.is_none()).unwrap_or(&empty);
-            emit(py, run, word, &source, data)
+            emit(py, run, &kind, &source, data)
         })
     }
 
@@ -466,19 +517,19 @@ impl PyRun {
     }
 }
 
-/// Emits an event of Python's words: into the log, then to the callback that is registered for the run.
+/// Emits an event: into the log, then to the callback that is registered for the run.
 pub(super) fn emit<'py>(
     py: Python<'py>,
     run: &Run,
-    word: Word,
+    kind: &EventKind,
     source: &Bound<'py, PyAny>,
     data: &Bound<'py, PyAny>,
 ) -> PyResult<Option<String>> {
     let (mut source_json, mut data_json) = (Vec::with_capacity(160), Vec::with_capacity(160));
     encode::encode(&mut source_json, source)?;
     encode::encode(&mut data_json, data)?;
-    let body = Body::from_json(word, &source_json, &data_json);
-    let appended = if word.is_terminal() {
+    let body = EncodedBody::from_json(kind.clone(), &source_json, &data_json);
+    let appended = if kind.is_terminal() {
         ending(py, run, || append(py, run, &body))?
     } else {
         append(py, run, &body)
@@ -487,7 +538,7 @@ pub(super) fn emit<'py>(
         return Ok(None);
     };
     dispatch::tell_registered(py, run.id(), || {
-        event::of_words(source, word.category.as_str(), word.action.as_str(), data)
+        event::of_words(source, kind.category(), kind.action(), data)
     })?;
     Ok(Some(id.to_string()))
 }

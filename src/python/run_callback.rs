@@ -57,16 +57,16 @@ impl PyRunCallback {
                 COUNTERS.count_no_callback();
                 return Ok(());
             };
-            let word = item(event, &names(py).event)?;
-            let word = run::word(
-                &item(&word, &names(py).category)?,
-                &item(&word, &names(py).action)?,
+            let kind = item(event, &names(py).event)?;
+            let kind = run::kind(
+                &item(&kind, &names(py).category)?,
+                &item(&kind, &names(py).action)?,
             )?;
             let mut source = item(event, &names(py).source)?;
             if !source.is_none() {
                 source = event::source_dict(&source)?;
             }
-            run::emit(py, run, word, &source, &item(event, &names(py).data)?).map(drop)
+            run::emit(py, run, &kind, &source, &item(event, &names(py).data)?).map(drop)
         })
     }
 

@@ -12,18 +12,13 @@ use super::process::Owned;
 use super::run::append;
 use super::run_id::id_to_python;
 use super::stats::COUNTERS;
-use crate::{Action, Body, Category, Prelude, Run, Word};
+use crate::{BodyTemplate, EventKind, Run};
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyString};
 use std::cell::Cell;
 use std::sync::Arc;
-
-const REASONING: Word = Word::new(Category::Llm, Action::Reasoning);
-const TOOL_CALL: Word = Word::new(Category::Llm, Action::ToolCall);
-const TOOL_RESULT: Word = Word::new(Category::Llm, Action::ToolResult);
-const COMPLETED: Word = Word::new(Category::Llm, Action::Completed);
 
 thread_local! {
     /// What this thread's next event is written to.
@@ -43,7 +38,7 @@ pub(super) struct PyRunHandler {
     /// The JSON of the source.
     source: Box<[u8]>,
     /// What all of its pieces of text begin with.
-    stream: Prelude,
+    stream: BodyTemplate,
     /// The source, for the callback that is registered for the run.
     source_dict: Py<PyAny>,
 }
@@ -74,7 +69,7 @@ impl PyRunHandler {
         };
         let this = Self {
             run: Owned::new(Arc::clone(run)),
-            stream: Prelude::new(Word::LLM_STREAM, &source),
+            stream: BodyTemplate::new(EventKind::LLM_STREAM, &source),
             source: source.into(),
             source_dict: source_dict.unbind(),
         };
@@ -148,7 +143,7 @@ impl<'py> Call<'_, 'py> {
             if complete && !self.carries_state()? {
                 self.given()?;
             } else if text.is_truthy()? {
-                self.text(Word::LLM_STREAM, &text, "")?;
+                self.text(&EventKind::LLM_STREAM, &text, "")?;
             }
             return Ok(true);
         }
@@ -158,7 +153,7 @@ impl<'py> Call<'_, 'py> {
                 Err(_) => None,
             };
             if let Some(text) = text {
-                self.text(REASONING, &text, "")?;
+                self.text(&EventKind::LLM_REASONING, &text, "")?;
             }
             return Ok(true);
         }
@@ -176,12 +171,16 @@ impl<'py> Call<'_, 'py> {
     fn given(&self) -> PyResult<()> {
         let py = self.py();
         if let Some(reasoning) = self.argument(&names(py).reasoning_text)? {
-            self.text(REASONING, &reasoning, "")?;
+            self.text(&EventKind::LLM_REASONING, &reasoning, "")?;
         }
         let complete = self.argument(&names(py).complete)?.is_some();
         let data = self.argument(&names(py).data)?;
         if let Some(text) = &data {
-            self.text(Word::LLM_STREAM, text, if complete { "\n" } else { "" })?;
+            self.text(
+                &EventKind::LLM_STREAM,
+                text,
+                if complete { "\n" } else { "" },
+            )?;
         }
         if let Some(tool) = self.argument(&names(py).current_tool_use)? {
             self.tool(tool)?;
@@ -199,7 +198,7 @@ impl<'py> Call<'_, 'py> {
     }
 
     /// Reports text; `end` is what is printed behind it.
-    fn text(&self, word: Word, text: &Bound<'py, PyAny>, end: &str) -> PyResult<()> {
+    fn text(&self, kind: &EventKind, text: &Bound<'py, PyAny>, end: &str) -> PyResult<()> {
         if self.is_verbose()? {
             dispatch::print(text, Some(end))?;
         }
@@ -212,7 +211,7 @@ impl<'py> Call<'_, 'py> {
             out.push(b'}');
             Ok(())
         };
-        self.say(word, write, || {
+        self.say(kind, write, || {
             Ok(dispatch::content(text.clone())?.into_any())
         })
     }
@@ -224,7 +223,7 @@ impl<'py> Call<'_, 'py> {
         };
         let data = dispatch::tool_call(name, count)?.into_any();
         self.say(
-            TOOL_CALL,
+            &EventKind::LLM_TOOL_CALL,
             |out| encode::encode(out, &data),
             || Ok(data.clone()),
         )
@@ -233,7 +232,7 @@ impl<'py> Call<'_, 'py> {
     fn completed(&self) -> PyResult<()> {
         let data = dispatch::round_completed(self.py())?.into_any();
         self.say(
-            COMPLETED,
+            &EventKind::LLM_COMPLETED,
             |out| encode::encode(out, &data),
             || Ok(data.clone()),
         )
@@ -294,26 +293,26 @@ impl<'py> Call<'_, 'py> {
             out.extend_from_slice(&json);
             Ok(())
         };
-        self.say(TOOL_RESULT, write, || Ok(data.into_any()))
+        self.say(&EventKind::LLM_TOOL_RESULT, write, || Ok(data.into_any()))
     }
 
     /// Into the log, then to the callback that is registered for the run. After the run's end it is dropped; the log
     /// counts it.
     fn say(
         &self,
-        word: Word,
+        kind: &EventKind,
         write: impl FnOnce(&mut Vec<u8>) -> PyResult<()>,
         data: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let py = self.py();
         let other;
-        let prelude = if word == Word::LLM_STREAM {
+        let template = if *kind == EventKind::LLM_STREAM {
             &self.handler.stream
         } else {
-            other = Prelude::new(word, &self.handler.source);
+            other = BodyTemplate::new(kind.clone(), &self.handler.source);
             &other
         };
-        let body = Body::after(prelude, BUFFER.take(), write)?;
+        let body = template.fill(BUFFER.take(), write)?;
         let appended = append(py, self.run, &body)?;
         let buffer = body.into_buffer();
         if buffer.capacity() <= LARGEST_BUFFER {
@@ -324,12 +323,7 @@ impl<'py> Call<'_, 'py> {
         }
         dispatch::tell_registered(py, self.run.id(), || {
             let source = self.handler.source_dict.bind(py).cast::<PyDict>()?.copy()?;
-            event::of_words(
-                source.as_any(),
-                word.category.as_str(),
-                word.action.as_str(),
-                &data()?,
-            )
+            event::of_words(source.as_any(), kind.category(), kind.action(), &data()?)
         })
     }
 

@@ -8,7 +8,7 @@ use super::run_id::{id_from_python, minted};
 use super::table::runs;
 use super::token::kind_and_reason;
 use super::wait::seconds;
-use crate::{OpenError, Opening, Run};
+use crate::{OpenError, Run};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -71,20 +71,12 @@ pub(super) fn open_run<'py>(
             seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after));
         let data = encode::keywords(data)?;
         let runs = runs(py);
-        let opened = py.detach(|| {
-            let opening = Opening {
-                parent: parent.as_ref(),
-                detached,
-                deadline,
-                data: Some(&data),
-                pending,
-            };
-            runs.open(id, opening)
-        });
+        let builder = runs.builder(id).parent(parent.as_ref()).detached(detached);
+        let builder = builder.deadline(deadline).pending(pending).data(&data);
+        let builder = builder.expect("raw JSON is JSON");
+        let opened = py.detach(|| builder.open());
         let run = opened.map_err(|error| match error {
-            OpenError::ParentCancelled(parent, cancelled) => {
-                cancelled_error(py, &parent, &cancelled)
-            }
+            OpenError::ParentCancelled(parent, reason) => cancelled_error(py, &parent, &reason),
             error => PyRuntimeError::new_err(error.to_string()),
         })?;
         Bound::new(py, PyRun::new(run))

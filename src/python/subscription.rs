@@ -5,7 +5,10 @@ use super::attached::AttachedMutex;
 use super::exit::{raise_interrupt, sleep_if_ended, wake_from_any_thread};
 use super::process::Owned;
 use super::wait::{number, seconds, wait};
-use crate::{Closer, EventId, Frame, Lagged, Limits, Overflow, Read, Start, Subscription, sse};
+use crate::{
+    Closer, EventId, Frame, Lagged, Limits, Overflow, Read, Start, Subscription, TryReadError,
+    WouldBlock, sse,
+};
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -211,9 +214,9 @@ impl PySubscription {
                     Some(subscription) => subscription.try_is_ended(),
                 };
                 match ended {
-                    Some(true) => return Ok(State::Ended),
-                    Some(false) => return Ok(State::Open),
-                    None => {}
+                    Ok(true) => return Ok(State::Ended),
+                    Ok(false) => return Ok(State::Open),
+                    Err(WouldBlock) => {}
                 }
             }
             // Who has the log's lock holds it for one operation.
@@ -253,13 +256,14 @@ impl PySubscription {
         let subscription = reading.subscription.as_mut().expect("taken above");
         // What is there is taken with the GIL, which a producer would not give back for milliseconds.
         let read = match subscription.try_read(most) {
-            Some(Ok(Read::TimedOut)) | None => {
+            Ok(Read::TimedOut) | Err(TryReadError::WouldBlock) => {
                 wait(py, timeout, |slice| match subscription.read(most, slice) {
                     Ok(Read::TimedOut) => None,
                     read => Some(read),
                 })
             }
-            Some(read) => Ok(Some(read)),
+            Ok(read) => Ok(Some(Ok(read))),
+            Err(TryReadError::Lagged(lagged)) => Ok(Some(Err(lagged))),
         };
         drop(reading);
         match read?.unwrap_or(Ok(Read::TimedOut)) {

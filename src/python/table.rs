@@ -5,7 +5,7 @@ use super::run_id::{id_of_key, id_to_python};
 use super::run_key::RunKey;
 use super::wait::unix_time;
 use crate::sync::LazyLock;
-use crate::{Options, Run, Runs};
+use crate::{Options, Run, Runs, WouldBlock};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::Arc;
@@ -61,8 +61,8 @@ pub(super) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>
         return Ok(None);
     };
     Ok(match table.try_live(&id) {
-        Some(found) => found,
-        None => py.detach(|| table.live(&id)),
+        Ok(found) => found,
+        Err(WouldBlock) => py.detach(|| table.live(&id)),
     })
 }
 
@@ -72,10 +72,10 @@ pub(super) fn add_stats(py: Python<'_>, stats: &Bound<'_, PyDict>) -> PyResult<(
     let (counted, reading) = py.detach(|| (table.stats(), table.readers()));
     let runs = PyDict::new(py);
     runs.set_item("live", counted.live)?;
-    let oldest = counted.oldest.map(|(id, at)| {
+    let oldest = counted.oldest.map(|run| {
         let oldest = PyDict::new(py);
-        oldest.set_item("run_id", id_to_python(py, &id)?)?;
-        oldest.set_item("opened_at", unix_time(Some(at)))?;
+        oldest.set_item("run_id", id_to_python(py, &run.id)?)?;
+        oldest.set_item("opened_at", unix_time(Some(run.opened_at)))?;
         PyResult::Ok(oldest)
     });
     runs.set_item("oldest", oldest.transpose()?)?;

@@ -201,8 +201,8 @@ impl PyToken {
     fn kind(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
         let token = self.token()?;
         Ok(py
-            .detach(|| token.cancelled())
-            .map(|cancelled| cancelled.kind.as_str()))
+            .detach(|| token.reason())
+            .map(|reason| reason.kind.as_str()))
     }
 
     /// The words of who cancelled it, which may be empty; None if nobody has.
@@ -210,8 +210,8 @@ impl PyToken {
     fn reason(&self, py: Python<'_>) -> PyResult<Option<String>> {
         let token = self.token()?;
         Ok(py
-            .detach(|| token.cancelled())
-            .map(|cancelled| cancelled.reason.to_string()))
+            .detach(|| token.reason())
+            .map(|reason| reason.message.to_string()))
     }
 
     /// How many seconds are left until its deadline, at least 0; None without one.
@@ -242,8 +242,8 @@ impl PyToken {
             (false, _) => "not cancelled".to_owned(),
             (true, None) => "cancelled".to_owned(),
             (true, Some(token)) => {
-                let why = py.detach(|| token.cancelled());
-                why.map_or_else(String::new, |why| why.to_string())
+                let reason = py.detach(|| token.reason());
+                reason.map_or_else(String::new, |reason| reason.to_string())
             }
         };
         format!("<llm_callback.CancelToken: {state}>")

@@ -3,10 +3,10 @@
 use crate::wire::Object;
 
 /// The JSON of all annotations of a run, in bytes, at most.
-pub(crate) const MAX_BYTES: usize = 64 << 10;
+pub(super) const MAX_BYTES: usize = 64 << 10;
 
 /// What a run's terminal event says besides.
-pub(crate) enum Annotations {
+pub(super) enum Annotations {
     /// More may come.
     Open(Option<Object>),
     /// The event is made, or was. These stay until it is in the log: of two threads that end a run, either may be the one
@@ -22,14 +22,14 @@ impl Default for Annotations {
 
 impl Annotations {
     /// Those of a run that has ended.
-    pub(crate) const GONE: Self = Self::Closed(None);
+    pub(super) const GONE: Self = Self::Closed(None);
 
     /// Adds fields. Returns false if it is too late.
     ///
     /// # Errors
     ///
     /// A sentence for the user if the annotations would be larger than [`MAX_BYTES`]; they stay as they are.
-    pub(crate) fn add(&mut self, fields: &Object) -> Result<bool, String> {
+    pub(super) fn add(&mut self, fields: &Object) -> Result<bool, String> {
         let Self::Open(annotations) = self else {
             return Ok(false);
         };
@@ -54,7 +54,7 @@ impl Annotations {
     }
 
     /// Takes no more from now on; returns what there is.
-    pub(crate) fn close(&mut self) -> Option<Object> {
+    pub(super) fn close(&mut self) -> Option<Object> {
         let (Self::Open(annotations) | Self::Closed(annotations)) = self;
         let annotations = annotations.take();
         *self = Self::Closed(annotations.clone());

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 /// How much is kept of what has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bounds {
-    pub(crate) time: Duration,
-    pub(crate) runs: usize,
-    pub(crate) bytes: u64,
+pub(super) struct Bounds {
+    pub(super) time: Duration,
+    pub(super) runs: usize,
+    pub(super) bytes: u64,
 }
 
 /// A run that has ended.
@@ -25,7 +25,7 @@ struct Finished {
 
 /// Runs that have ended. Guarded by the table's lock.
 #[derive(Default)]
-pub(crate) struct FinishedRuns {
+pub(super) struct FinishedRuns {
     /// Those that can be found, by the order of their ends.
     latest: BTreeMap<u64, Finished>,
     /// Runs that cannot be found, since a later run of the same id has ended. A caller that holds such a run can read it.
@@ -40,28 +40,28 @@ pub(crate) struct FinishedRuns {
 
 impl FinishedRuns {
     /// How many runs can be found.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.latest.len()
     }
 
     /// The bytes of all encoded events that are kept.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub(crate) fn get(&self, id: &RunId) -> Option<&Arc<Run>> {
+    pub(super) fn get(&self, id: &RunId) -> Option<&Arc<Run>> {
         let finished = self.latest.get(self.places.get(id)?)?;
         Some(&finished.run)
     }
 
     /// All of them, also those that cannot be found.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Run>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Run>> {
         let all = self.superseded.values().chain(self.latest.values());
         all.map(|finished| &finished.run)
     }
 
     /// Adds a run whose terminal event is about to be appended. It is found in place of the one of its id before.
-    pub(crate) fn add(&mut self, run: Arc<Run>) {
+    pub(super) fn add(&mut self, run: Arc<Run>) {
         self.added += 1;
         let place = self.added;
         if let Some(before) = self.places.insert(run.id().clone(), place)
@@ -78,7 +78,7 @@ impl FinishedRuns {
     }
 
     /// Counts the bytes of a run that was added, now that its log has the terminal event.
-    pub(crate) fn weigh(&mut self, run: &Run) {
+    pub(super) fn weigh(&mut self, run: &Run) {
         // One of the latest: other threads may have added runs since, also of its id.
         let latest = self.latest.values_mut().rev();
         let mut all = latest.chain(self.superseded.values_mut().rev());
@@ -90,7 +90,7 @@ impl FinishedRuns {
     }
 
     /// When the oldest run has been kept for the time that is allowed.
-    pub(crate) fn expires_at(&self, bounds: Bounds) -> Option<Instant> {
+    pub(super) fn expires_at(&self, bounds: Bounds) -> Option<Instant> {
         let oldest = [&self.latest, &self.superseded]
             .into_iter()
             .filter_map(|runs| runs.first_key_value())
@@ -100,7 +100,7 @@ impl FinishedRuns {
 
     /// Takes out what is beyond the bounds: first runs that cannot be found, then others, of both the oldest first.
     /// `others` are bytes that count too.
-    pub(crate) fn expire(&mut self, bounds: Bounds, others: u64, expired: &mut Vec<Arc<Run>>) {
+    pub(super) fn expire(&mut self, bounds: Bounds, others: u64, expired: &mut Vec<Arc<Run>>) {
         for runs in [&mut self.superseded, &mut self.latest] {
             while let Some((_, oldest)) = runs.first_key_value() {
                 let is_within = runs.len() <= bounds.runs

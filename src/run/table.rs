@@ -1,126 +1,24 @@
 //! Which runs are live, and which have ended not long ago.
 
-use super::finished::{Bounds, FinishedRuns};
-use super::run::{Home, Run};
-use crate::cancel::Cancelled;
-use crate::log::{EventLog, Limits};
+use super::finished::FinishedRuns;
+use super::observer::{Observer, Observers};
+use super::open_error::OpenError;
+use super::options::Options;
+use super::run::{Owner, Run};
+use super::stats::{OldestRun, ReaderStats, RunsStats};
+use crate::log::{EventLog, Limits, WouldBlock};
 use crate::run_id::RunId;
 use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering};
 use crate::threads::background;
 use crate::threads::timer::{self, Alarm, Due};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
-/// How much a table keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// How much each run's log holds.
-    pub limits: Limits,
-    /// How long a finished run can still be found and read. When the time is over it is forgotten, whether or not anybody
-    /// looks: the thread that watches deadlines also watches for this.
-    pub grace: Duration,
-    /// How many finished runs can be found at most. The run that ended first is forgotten first.
-    pub finished: usize,
-    /// How many bytes of encoded events are kept of all ended runs together, with what readers of forgotten runs have
-    /// still to read.
-    pub finished_bytes: u64,
-    /// How many runs may be live at once; None for any number.
-    pub max_live: Option<usize>,
-}
-
-impl Default for Options {
-    /// The logs' default limits, five minutes, 1 000 finished runs, 256 MiB of them, and any number of live runs.
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            grace: Duration::from_secs(300),
-            finished: 1_000,
-            finished_bytes: 256 << 20,
-            max_live: None,
-        }
-    }
-}
-
-impl Options {
-    fn bounds(&self) -> Bounds {
-        Bounds {
-            time: self.grace,
-            runs: self.finished,
-            bytes: self.finished_bytes,
-        }
-    }
-}
-
-/// Why a run was not opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// A run of this id is live.
-    Live(RunId),
-    /// The run that it was to be a part of is not live.
-    NoParent(RunId),
-    /// The run that it was to be a part of was cancelled, for this reason.
-    ParentCancelled(RunId, Cancelled),
-    /// So many runs are live, which is as many as [`Options::max_live`] allows.
-    TooMany(usize),
-    /// The table was shut down.
-    ShutDown,
-    /// The system refuses the thread that watches deadlines.
-    NoTimer,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Live(id) => write!(
-                f,
-                "run {id} is live: it must end before another of this id begins"
-            ),
-            Self::NoParent(id) => write!(f, "the parent run {id} is not live"),
-            Self::ParentCancelled(id, why) => write!(f, "the parent run {id} was {why}"),
-            Self::TooMany(max_live) => write!(
-                f,
-                "{max_live} runs are live, and max_live allows no more: open this one when another has ended"
-            ),
-            Self::ShutDown => f.write_str("the runs were shut down: none is opened any more"),
-            Self::NoTimer => f.write_str("the system refuses the thread that watches deadlines"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
-/// How many runs the table has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RunsStats {
-    /// Runs without a terminal event.
-    pub live: usize,
-    /// The live run that was opened first, and when.
-    pub oldest: Option<(RunId, SystemTime)>,
-    /// Finished runs that can still be found.
-    pub finished: usize,
-    /// The bytes of encoded events that are kept of ended runs, also for readers of forgotten ones.
-    pub finished_bytes: u64,
-    /// Runs that were ever opened.
-    pub opened: u64,
-    /// Events and annotations that came to their [`Run`] after its end: refused, not kept.
-    pub late: u64,
-}
-
-/// How many subscriptions there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ReaderStats {
-    /// Subscriptions that are open, of live, finished and forgotten runs.
-    pub open: usize,
-    /// How many events the slowest of them has still to read.
-    pub lag: u64,
-}
-
-/// Apart from the sinks, so that whoever holds it for a moment never comes to wait for one.
-pub(crate) struct Table {
+/// Which runs are live, and which ended not long ago.
+///
+/// It knows no sink: a thread that drops the last reference to a table never waits for one.
+pub(super) struct Table {
     /// Protects which runs there are. Under it: map operations; never a log's, a token's or the timer's lock, never a
     /// drop of a run. A run that ends is moved under its log's lock: this one comes after that.
     state: Mutex<State>,
@@ -131,6 +29,8 @@ pub(crate) struct Table {
     has_live: AtomicBool,
     /// Relaxed, no partner: a count.
     late: AtomicU64,
+    /// Protects the list of the observers. Under it: its copy.
+    observers: Mutex<Observers>,
     this: Weak<Self>,
 }
 
@@ -206,7 +106,7 @@ struct Expired {
 }
 
 impl Table {
-    pub(crate) fn new(options: Options) -> Arc<Self> {
+    pub(super) fn new(options: Options) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             state: Mutex::new(State {
                 options,
@@ -215,16 +115,17 @@ impl Table {
             settled: Condvar::new(),
             has_live: AtomicBool::new(false),
             late: AtomicU64::new(0),
+            observers: Mutex::default(),
             this: this.clone(),
         })
     }
 
-    pub(crate) fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         self.state.lock().options
     }
 
     /// From now on these bounds hold; the logs of runs that are open keep their limits.
-    pub(crate) fn configure(&self, change: impl FnOnce(&mut Options)) {
+    pub(super) fn configure(&self, change: impl FnOnce(&mut Options)) {
         let mut state = self.state.lock();
         change(&mut state.options);
         let alarm = state.alarm.take();
@@ -237,7 +138,7 @@ impl Table {
     }
 
     /// Takes the id for a run that is about to be made.
-    pub(crate) fn reserve(
+    pub(super) fn reserve(
         &self,
         id: &RunId,
         parent: Option<&Arc<Run>>,
@@ -292,7 +193,7 @@ impl Table {
     }
 
     /// The latest run of this id, live or finished.
-    pub(crate) fn get(&self, id: &RunId) -> Option<Arc<Run>> {
+    pub(super) fn get(&self, id: &RunId) -> Option<Arc<Run>> {
         let mut state = self.state.lock();
         let expired = state.expire();
         let run = state.live.get(id).or_else(|| state.finished.get(id));
@@ -303,29 +204,25 @@ impl Table {
     }
 
     #[inline]
-    pub(crate) fn has_live(&self) -> bool {
+    pub(super) fn has_live(&self) -> bool {
         self.has_live.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn live(&self, id: &RunId) -> Option<Arc<Run>> {
+    pub(super) fn live(&self, id: &RunId) -> Option<Arc<Run>> {
         self.state.lock().live.get(id).cloned()
     }
 
-    #[expect(
-        clippy::option_option,
-        reason = "two questions: may it be asked, and is there one"
-    )]
-    pub(crate) fn try_live(&self, id: &RunId) -> Option<Option<Arc<Run>>> {
-        let state = self.state.try_lock()?;
-        Some(state.live.get(id).cloned())
+    pub(super) fn try_live(&self, id: &RunId) -> Result<Option<Arc<Run>>, WouldBlock> {
+        let state = self.state.try_lock().ok_or(WouldBlock)?;
+        Ok(state.live.get(id).cloned())
     }
 
-    pub(crate) fn all_live(&self) -> Vec<Arc<Run>> {
+    pub(super) fn all_live(&self) -> Vec<Arc<Run>> {
         self.state.lock().live.values().cloned().collect()
     }
 
     /// Lets no run in any more; those that are live.
-    pub(crate) fn shut(&self) -> Vec<Arc<Run>> {
+    pub(super) fn shut(&self) -> Vec<Arc<Run>> {
         let mut state = self.state.lock();
         state.shut_down = true;
         state.live.values().cloned().collect()
@@ -333,7 +230,7 @@ impl Table {
 
     /// Waits until every run that has left the live ones has its terminal event in its log, and the sinks know of it.
     /// Until `end` at most: the thread that ends a run runs no user code in between, but the system may not let it run.
-    pub(crate) fn wait_until_settled(&self, end: Option<Instant>) {
+    pub(super) fn wait_until_settled(&self, end: Option<Instant>) {
         let mut state = self.state.lock();
         while state.leaving > 0 {
             match end {
@@ -345,14 +242,17 @@ impl Table {
     }
 
     /// How many runs there are, after those beyond the bounds are forgotten.
-    pub(crate) fn stats(&self) -> RunsStats {
+    pub(super) fn stats(&self) -> RunsStats {
         let mut state = self.state.lock();
         let expired = state.expire();
         drop(state);
         drop(self.forget(expired));
         let mut state = self.state.lock();
         let oldest = state.live.values().min_by_key(|run| run.number());
-        let oldest = oldest.map(|run| (run.id().clone(), run.opened_at()));
+        let oldest = oldest.map(|run| OldestRun {
+            id: run.id().clone(),
+            opened_at: run.opened_at(),
+        });
         RunsStats {
             live: state.live.len(),
             oldest,
@@ -364,15 +264,15 @@ impl Table {
     }
 
     /// How many runs are live, without a wait: None if the lock is taken.
-    pub(crate) fn try_len(&self) -> Option<usize> {
+    pub(super) fn try_len(&self) -> Option<usize> {
         Some(self.state.try_lock()?.live.len())
     }
 
     /// How many subscriptions there are. Takes the lock of each log in turn.
-    pub(crate) fn readers(&self) -> ReaderStats {
+    pub(super) fn readers(&self) -> ReaderStats {
         let state = self.state.lock();
         let runs = state.live.values().chain(state.finished.iter());
-        let found = runs.map(|run| Arc::clone(run.event_log()));
+        let found = runs.map(|run| Arc::clone(&run.log));
         let forgotten = state.forgotten.iter().filter_map(Weak::upgrade);
         let logs: Vec<_> = found.chain(forgotten).collect();
         drop(state);
@@ -385,12 +285,20 @@ impl Table {
         })
     }
 
+    pub(super) fn observe(&self, observer: Arc<dyn Observer>) {
+        self.observers.lock().add(observer);
+    }
+
+    pub(super) fn observers(&self) -> Observers {
+        self.observers.lock().clone()
+    }
+
     /// Lets go of what the logs of forgotten runs hold, but for what their readers have still to read, and of that too
     /// where it is beyond the bound. Takes the logs' locks. The runs are dropped by the caller: destructors may do
     /// anything.
     fn forget(&self, expired: Expired) -> Vec<Arc<Run>> {
         expired.logs.iter().for_each(|log| log.shed());
-        let logs = expired.runs.iter().map(|run| run.event_log());
+        let logs = expired.runs.iter().map(|run| &run.log);
         let read: Vec<_> = logs
             .filter(|log| log.forget())
             .map(Arc::downgrade)
@@ -437,7 +345,7 @@ impl Due for Table {
     }
 }
 
-impl Home for Table {
+impl Owner for Table {
     fn leave(&self, run: &Run) -> Option<Vec<Arc<Run>>> {
         let mut state = self.state.lock();
         // One that was never here, or is not any more, must not take another of its id along.
@@ -474,8 +382,13 @@ impl Home for Table {
         self.forget(expired)
     }
 
-    fn was_late(&self) {
+    fn ended(&self, run: &Run) {
+        self.observers().tell(|observer| observer.ended(run));
+    }
+
+    fn was_late(&self, run: &Run) {
         self.late.fetch_add(1, Ordering::Relaxed);
+        self.observers().tell(|observer| observer.late(run));
     }
 }
 
@@ -489,24 +402,24 @@ impl Drop for Table {
 }
 
 /// An id that is taken for a run that is being made. Dropping it frees the id.
-pub(crate) struct Reserved<'a> {
+pub(super) struct Reserved<'a> {
     table: &'a Table,
     id: RunId,
     /// How much the run's log is to hold.
-    pub(crate) limits: Limits,
+    pub(super) limits: Limits,
     /// The live run that it is to be a part of.
-    pub(crate) parent: Option<Arc<Run>>,
+    pub(super) parent: Option<Arc<Run>>,
     /// The finished run of the same id.
-    pub(crate) before: Option<Arc<Run>>,
+    pub(super) before: Option<Arc<Run>>,
     /// Greater than that of every run whose id was taken before.
-    pub(crate) number: u64,
+    pub(super) number: u64,
     is_open: bool,
 }
 
 impl Reserved<'_> {
     /// Puts the run into the table, if nothing has come between: a [`shut`](Table::shut), or the end of its parent, which
     /// might not pass on to it what reaches those below.
-    pub(crate) fn fill(mut self, run: &Arc<Run>) -> Result<(), OpenError> {
+    pub(super) fn fill(mut self, run: &Arc<Run>) -> Result<(), OpenError> {
         let mut state = self.table.state.lock();
         state.opening.remove(&self.id);
         self.is_open = false;

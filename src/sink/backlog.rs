@@ -78,7 +78,7 @@ pub(super) struct Released {
 
 impl Drop for Released {
     fn drop(&mut self) {
-        self.logs.iter().for_each(|log| log.let_go());
+        self.logs.iter().for_each(|log| log.release());
     }
 }
 

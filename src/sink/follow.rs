@@ -2,8 +2,7 @@
 
 use super::Followed;
 use super::handle::Shared;
-use crate::log::Cursor;
-use crate::log::{EventLog, Notify, Outline};
+use crate::log::{Cursor, EventLog, Outline};
 use crate::run_id::RunId;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use std::sync::{Arc, Weak};
@@ -86,19 +85,32 @@ pub(super) enum Turn {
     Over,
 }
 
-/// What tells these sinks of a new run's events.
-pub(crate) fn notify(
-    sinks: &[Arc<Shared>],
-    (id, generation, number): (&RunId, u64, u64),
-    log: &Weak<EventLog>,
-) -> Option<Notify> {
+/// A run that was just opened.
+pub(crate) struct Opened<'a> {
+    pub(crate) id: &'a RunId,
+    pub(crate) generation: u64,
+    /// Greater than that of every run that was opened before it in the same table.
+    pub(crate) number: u64,
+}
+
+/// One run as all its sinks follow it.
+pub(crate) struct Follows(Box<[Arc<Follow>]>);
+
+impl Follows {
+    /// Tells the sinks that the run has news. `is_end`: the last event is its terminal one.
+    pub(crate) fn tell(&self, is_end: bool) {
+        for follow in &self.0 {
+            follow.tell(is_end);
+        }
+    }
+}
+
+/// Has these sinks follow a run that has no event yet.
+pub(crate) fn follow(sinks: &[Arc<Shared>], run: &Opened<'_>, log: &Weak<EventLog>) -> Follows {
     let follow = |sink: &Arc<Shared>| {
-        Arc::new(Follow {
-            run: Followed {
-                id: id.clone(),
-                generation,
-            },
-            number,
+        let follow = Arc::new(Follow {
+            run: Followed::new(run.id.clone(), run.generation),
+            number: run.number,
             log: log.clone(),
             has_news: AtomicBool::new(false),
             progress: Mutex::new(Progress {
@@ -111,14 +123,11 @@ pub(crate) fn notify(
                 given_up: None,
             }),
             sink: Arc::clone(sink),
-        })
+        });
+        sink.add(&follow);
+        follow
     };
-    let follows: Box<[_]> = sinks.iter().map(follow).collect();
-    for follow in &follows {
-        follow.sink.add(follow);
-    }
-    (!follows.is_empty())
-        .then(|| -> Notify { Box::new(move |end| follows.iter().for_each(|each| each.tell(end))) })
+    Follows(sinks.iter().map(follow).collect())
 }
 
 impl Follow {

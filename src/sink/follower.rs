@@ -4,10 +4,8 @@ use super::follow::{Follow, Turn, Written};
 use super::handle::{AskedToFlush, Shared};
 use super::queue::Taker;
 use super::{Batch, Refused, Sink};
-use crate::log::Cursor;
-use crate::log::{EventLog, Limits};
-use crate::wire::Frame;
-use crate::wire::Word;
+use crate::log::{Cursor, EventLog, Limits};
+use crate::wire::{EventKind, Frame};
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -139,21 +137,21 @@ impl<S: Sink> Follower<S> {
         let target = log.last_sequence();
         loop {
             let mut ahead = cursor.clone();
-            let read = log.read_at(&mut ahead, BATCH);
-            if let Some(last) = read.frames.last() {
+            let (taken, is_end) = log.take(&mut ahead, BATCH);
+            if let Some(last) = taken.frames.last() {
                 let last = last.sequence();
                 let done = Written {
                     cursor: ahead.clone(),
                     taken: last,
                     events: 0,
-                    lost: read.lost,
+                    lost: taken.lost,
                     is_outline: false,
                 };
-                if !self.write(follow, &read.frames, done) {
+                if !self.write(follow, &taken.frames, done) {
                     return;
                 }
             }
-            if read.is_end {
+            if is_end {
                 self.ended(follow);
                 return;
             }
@@ -192,7 +190,7 @@ impl<S: Sink> Follower<S> {
         if is_whole || !frames.is_empty() {
             let gaps = frames
                 .iter()
-                .filter(|frame| frame.word() == Word::STREAM_GAP);
+                .filter(|frame| *frame.kind() == EventKind::STREAM_GAP);
             let gaps = gaps.count();
             self.unflushed.get_or_insert_with(Instant::now);
             self.has_lifecycle |= frames.iter().any(|frame| frame.is_lifecycle());

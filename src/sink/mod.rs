@@ -17,7 +17,7 @@ mod ndjson;
 mod queue;
 
 pub use backlog::Hold;
-pub(crate) use follow::notify;
+pub(crate) use follow::{Follows, Opened, follow};
 pub(crate) use handle::{Flushing, Shared, Stopping};
 pub use handle::{SinkHandle, SinkStats};
 pub use ndjson::NdjsonFile;

@@ -179,16 +179,16 @@ impl Sink for NdjsonFile {
 mod tests {
     use super::*;
     use crate::sink::Followed;
-    use crate::wire::Word;
-    use crate::wire::{Body, Frame, Head};
+    use crate::wire::EventKind;
+    use crate::wire::{EncodedBody, Frame, FrameEncoder};
     use std::fs;
     use std::sync::Arc;
 
     fn frames(number: u64) -> Vec<Arc<Frame>> {
-        let mut head = Head::new(&1.into());
-        let body = Body::from_json(Word::LLM_STREAM, b"null", br#"{"content":"x"}"#);
+        let mut encoder = FrameEncoder::new(&1.into());
+        let body = EncodedBody::from_json(EventKind::LLM_STREAM, b"null", br#"{"content":"x"}"#);
         (1..=number)
-            .map(|sequence| Arc::new(head.frame(0, sequence, &body)))
+            .map(|sequence| Arc::new(encoder.encode(0, sequence, &body)))
             .collect()
     }
 

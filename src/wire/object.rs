@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 /// The text of one object.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Object(String);
 
 impl Object {

@@ -1,6 +1,6 @@
 //! Loom's models of the cancellation tree.
 
-use llm_callback::{CancelKind, CancelToken, Opening, Runs};
+use llm_callback::{CancelKind, CancelToken, Runs};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
@@ -42,7 +42,7 @@ fn cancel_against_on_cancel() {
         let (first, second) = (cancelling(&token, "1"), cancelling(&token, "2"));
         let counted = Arc::clone(&calls);
         token.on_cancel(move |why| {
-            assert!(["1", "2"].contains(&&*why.reason));
+            assert!(["1", "2"].contains(&&*why.message));
             counted.fetch_add(1, Ordering::Relaxed);
         });
         assert!(first.join().unwrap() ^ second.join().unwrap());
@@ -97,8 +97,8 @@ fn cancel_against_cancel_below() {
         middle.cancel(CancelKind::User, "middle");
         assert!(bottom.is_cancelled());
         upper.join().unwrap();
-        let (middle, bottom) = (middle.cancelled().unwrap(), bottom.cancelled().unwrap());
-        assert_eq!(middle.reason, bottom.reason);
+        let (middle, bottom) = (middle.reason().unwrap(), bottom.reason().unwrap());
+        assert_eq!(middle.message, bottom.message);
     });
 }
 
@@ -124,7 +124,7 @@ fn drop_against_cancel() {
 fn cancel_against_the_end_of_a_run() {
     loom::model(|| {
         let runs = Runs::default();
-        let run = runs.open(1, Opening::default()).unwrap();
+        let run = runs.open(1).unwrap();
         let below = run.token().child();
         let cancelling = {
             let run = run.clone();
@@ -142,7 +142,7 @@ fn cancel_against_the_end_of_a_run() {
 fn giving_up_against_the_end_of_a_run() {
     loom::model(|| {
         let runs = Runs::default();
-        let run = runs.open(1, Opening::default()).unwrap();
+        let run = runs.open(1).unwrap();
         let below = run.token().child();
         let giving_up = {
             let run = run.clone();
@@ -160,21 +160,17 @@ fn giving_up_against_the_end_of_a_run() {
 fn passed_on_cancel_against_direct_cancel() {
     loom::model(|| {
         let (runs, reason) = (Runs::default(), "its own");
-        let top = runs.open(1, Opening::default()).unwrap();
-        let opening = Opening {
-            parent: Some(&top),
-            ..Opening::default()
-        };
-        let run = runs.open(2, opening).unwrap();
+        let top = runs.open(1).unwrap();
+        let run = runs.builder(2).parent(&top).open().unwrap();
         let below = run.token().child();
         assert!(run.complete("done").unwrap());
         let cancelling = cancelling(run.token(), reason);
         assert!(top.cancel(CancelKind::Shutdown, "from above"));
         assert!(below.is_cancelled());
         assert!(cancelling.join().unwrap());
-        let why = run.token().cancelled().unwrap();
-        assert_eq!((why.kind, &*why.reason), (CancelKind::User, reason));
-        let (below, later) = (below.cancelled(), run.token().child().cancelled());
+        let why = run.token().reason().unwrap();
+        assert_eq!((why.kind, &*why.message), (CancelKind::User, reason));
+        let (below, later) = (below.reason(), run.token().child().reason());
         assert_eq!(below, later);
     });
 }

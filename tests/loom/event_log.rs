@@ -1,13 +1,15 @@
 //! The log: an end that races emissions, a reader that races both, a reader that waits.
 
-use llm_callback::{Body, EventLog, Limits, Overflow, Read, Start, Word};
+use llm_callback::{
+    EncodedBody, EventKind, EventLog, Limits, Overflow, Read, Start, TryAppendError,
+};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn body(word: Word) -> Body {
-    Body::from_json(word, b"null", b"{}")
+fn body(word: EventKind) -> EncodedBody {
+    EncodedBody::from_json(word, b"null", b"{}")
 }
 
 fn log() -> Arc<EventLog> {
@@ -30,9 +32,9 @@ fn emit_against_finish() {
         let log = log();
         let emitting = {
             let log = Arc::clone(&log);
-            thread::spawn(move || log.append(&body(Word::LLM_STREAM)))
+            thread::spawn(move || log.append(&body(EventKind::LLM_STREAM)))
         };
-        let end = log.append(&body(Word::COMPLETED)).unwrap();
+        let end = log.append(&body(EventKind::COMPLETED)).unwrap();
         match emitting.join().unwrap() {
             Ok(id) => assert!(id.sequence < end.sequence),
             Err(_) => assert_eq!(end.sequence, 1),
@@ -48,11 +50,11 @@ fn finish_against_finish() {
         let log = log();
         let failing = {
             let log = Arc::clone(&log);
-            thread::spawn(move || log.append(&body(Word::FAILED)).is_ok())
+            thread::spawn(move || log.append(&body(EventKind::FAILED)).is_ok())
         };
-        let completed = log.append(&body(Word::COMPLETED)).is_ok();
+        let completed = log.append(&body(EventKind::COMPLETED)).is_ok();
         assert!(completed ^ failing.join().unwrap());
-        assert_eq!(log.len().0, 1);
+        assert_eq!(log.size().appended, 1);
     });
 }
 
@@ -64,8 +66,8 @@ fn subscribe_against_emit() {
         let emitting = {
             let log = Arc::clone(&log);
             thread::spawn(move || {
-                log.append(&body(Word::LLM_STREAM)).unwrap();
-                log.append(&body(Word::COMPLETED)).unwrap();
+                log.append(&body(EventKind::LLM_STREAM)).unwrap();
+                log.append(&body(EventKind::COMPLETED)).unwrap();
             })
         };
         // It waits for what has not come yet: a wake that got lost would be a deadlock.
@@ -89,9 +91,9 @@ fn appending(log: &Arc<EventLog>, last: u64) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         for number in 1..=last {
             let word = if number == last {
-                Word::COMPLETED
+                EventKind::COMPLETED
             } else {
-                Word::LLM_STREAM
+                EventKind::LLM_STREAM
             };
             assert_eq!(log.append(&body(word)).unwrap().sequence, number);
         }
@@ -110,15 +112,18 @@ fn patience_that_runs_out_against_read() {
         while let Read::Events(frames) = reader.read(1, None).unwrap() {
             for frame in frames
                 .iter()
-                .filter(|frame| frame.word() != Word::STREAM_GAP)
+                .filter(|frame| *frame.kind() != EventKind::STREAM_GAP)
             {
                 seen += 1;
                 assert_eq!(frame.sequence(), seen + reader.lost());
-                last = Some(frame.word());
+                last = Some(frame.kind().clone());
             }
         }
         appending.join().unwrap();
-        assert_eq!((seen + reader.lost(), last), (3, Some(Word::COMPLETED)));
+        assert_eq!(
+            (seen + reader.lost(), last),
+            (3, Some(EventKind::COMPLETED))
+        );
     });
 }
 
@@ -150,10 +155,10 @@ fn patience_runs_out_with_an_idle_reader() {
     loom::model(|| {
         let log = small_log();
         let mut idle = log.subscribe(&Start::Live, Overflow::Block(Duration::ZERO));
-        let token = body(Word::LLM_STREAM);
+        let token = body(EventKind::LLM_STREAM);
         log.append(&token).unwrap();
         for lost in 1..=2 {
-            let has_to_wait = log.try_append(&token).is_none();
+            let has_to_wait = log.try_append(&token) == Err(TryAppendError::WouldBlock);
             assert!(has_to_wait);
             let appending = {
                 let (log, token) = (Arc::clone(&log), token.clone());
@@ -161,7 +166,7 @@ fn patience_runs_out_with_an_idle_reader() {
                 thread::spawn(move || log.append(&token).is_ok())
             };
             assert!(appending.join().unwrap());
-            assert!(log.try_append(&token).is_some());
+            assert!(log.try_append(&token).is_ok());
             idle.read(10, None).unwrap();
             assert_eq!(idle.lost(), 2 * lost);
             log.append(&token).unwrap();
@@ -175,12 +180,12 @@ fn blocked_emit_against_finish() {
     loom::model(|| {
         let log = small_log();
         let _idle = log.subscribe(&Start::Live, Overflow::Block(Duration::MAX));
-        log.append(&body(Word::LLM_STREAM)).unwrap();
+        log.append(&body(EventKind::LLM_STREAM)).unwrap();
         let emitting = {
             let log = Arc::clone(&log);
-            thread::spawn(move || log.append(&body(Word::LLM_STREAM)).is_err())
+            thread::spawn(move || log.append(&body(EventKind::LLM_STREAM)).is_err())
         };
-        log.append(&body(Word::COMPLETED)).unwrap();
+        log.append(&body(EventKind::COMPLETED)).unwrap();
         assert!(emitting.join().unwrap());
     });
 }
@@ -224,11 +229,11 @@ fn close_against_blocked_emit() {
     loom::model(|| {
         let log = small_log();
         let idle = log.subscribe(&Start::Live, Overflow::Block(Duration::MAX));
-        log.append(&body(Word::LLM_STREAM)).unwrap();
-        assert!(log.try_append(&body(Word::LLM_STREAM)).is_none());
+        log.append(&body(EventKind::LLM_STREAM)).unwrap();
+        assert!(log.try_append(&body(EventKind::LLM_STREAM)).is_err());
         let closer = idle.closer();
         let closing = thread::spawn(move || closer.close());
-        assert!(log.append(&body(Word::LLM_STREAM)).is_ok());
+        assert!(log.append(&body(EventKind::LLM_STREAM)).is_ok());
         closing.join().unwrap();
     });
 }

@@ -1,21 +1,17 @@
 //! Runs: an opening that races a shutdown, an end or a cancel; an end that races a cancel.
 
-use llm_callback::{Body, CancelKind, Opening, Run, RunState, Runs, Word};
+use llm_callback::{CancelKind, EncodedBody, EventKind, Run, RunState, Runs};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 use std::time::Duration;
 
-fn token() -> Body {
-    Body::from_json(Word::LLM_STREAM, b"null", b"{}")
+fn token() -> EncodedBody {
+    EncodedBody::from_json(EventKind::LLM_STREAM, b"null", b"{}")
 }
 
 fn open(runs: &Runs, pending: bool) -> std::sync::Arc<Run> {
-    let opening = Opening {
-        pending,
-        ..Opening::default()
-    };
-    runs.open(1, opening).unwrap()
+    runs.builder(1).pending(pending).open().unwrap()
 }
 
 /// Every run that is opened while the table is shut down has its end, as cancelled, and none is left live.
@@ -25,7 +21,7 @@ fn shutdown_against_open() {
         let runs = Runs::default();
         let opening = {
             let runs = runs.clone();
-            thread::spawn(move || runs.open(1, Opening::default()).ok())
+            thread::spawn(move || runs.open(1).ok())
         };
         runs.shutdown("", Duration::ZERO);
         let run = opening.join().unwrap();
@@ -33,7 +29,7 @@ fn shutdown_against_open() {
         assert!(!runs.has_live());
         if let Some(run) = run {
             assert_eq!(run.state(), RunState::Cancelled);
-            assert!(run.log().len().0 <= 2);
+            assert!(run.log().size().appended <= 2);
         }
     });
 }
@@ -48,17 +44,17 @@ fn finish_against_open() {
             let first = first.clone();
             thread::spawn(move || first.complete("done").unwrap())
         };
-        let second = runs.open(1, Opening::default()).ok();
+        let second = runs.open(1).ok();
         if let Some(second) = &second {
             assert!(first.emit(&token()).is_err());
-            assert_eq!((second.generation(), second.log().len().0), (2, 1));
+            assert_eq!((second.generation(), second.log().size().appended), (2, 1));
             assert!(std::sync::Arc::ptr_eq(
                 &runs.live(&1.into()).unwrap(),
                 second
             ));
         }
         assert!(ending.join().unwrap());
-        assert_eq!(first.log().len().0, 2);
+        assert_eq!(first.log().size().appended, 2);
         assert_eq!(runs.has_live(), second.is_some());
     });
 }
@@ -121,7 +117,7 @@ fn start_against_cancel() {
         } else {
             RunState::Cancelled
         };
-        assert_eq!((run.state(), run.log().len().0), (state, 1));
+        assert_eq!((run.state(), run.log().size().appended), (state, 1));
         assert_eq!(runs.has_live(), has_started);
     });
 }
@@ -152,11 +148,7 @@ fn finish_against_cancel() {
 }
 
 fn below(runs: &Runs, parent: &std::sync::Arc<Run>, id: i64) -> Option<std::sync::Arc<Run>> {
-    let opening = Opening {
-        parent: Some(parent),
-        ..Opening::default()
-    };
-    runs.open(id, opening).ok()
+    runs.builder(id).parent(parent).open().ok()
 }
 
 /// A run that is opened while its parent ends is refused, or is cancelled by that end.

@@ -1,7 +1,7 @@
 //! Sinks: an end that races a shutdown and the sink's follower, an event that races a flush.
 
 use llm_callback::{
-    Batch, Body, Followed, Hold, Opening, Refused, Run, RunState, Runs, Sink, SinkHandle, Word,
+    Batch, EncodedBody, EventKind, Followed, Hold, Refused, Run, RunState, Runs, Sink, SinkHandle,
 };
 use loom::thread;
 use std::io;
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Notes the words that it is told. No lock of loom's: the follower has written them before anybody looks.
-struct Words(Arc<Mutex<Vec<Word>>>);
+struct Words(Arc<Mutex<Vec<EventKind>>>);
 
 impl Sink for Words {
     fn write(&mut self, batch: &Batch<'_>) -> Result<(), Refused> {
-        let words = batch.frames().iter().map(|frame| frame.word());
+        let words = batch.frames().iter().map(|frame| frame.kind().clone());
         self.0.lock().unwrap().extend(words);
         Ok(())
     }
@@ -25,7 +25,7 @@ impl Sink for Words {
     }
 }
 
-fn with_sink() -> (Runs, Arc<Mutex<Vec<Word>>>) {
+fn with_sink() -> (Runs, Arc<Mutex<Vec<EventKind>>>) {
     let runs = Runs::default();
     let words = Arc::new(Mutex::new(Vec::new()));
     let sink = SinkHandle::start("words", Words(Arc::clone(&words)), Hold::default()).unwrap();
@@ -34,11 +34,7 @@ fn with_sink() -> (Runs, Arc<Mutex<Vec<Word>>>) {
 }
 
 fn open(runs: &Runs, pending: bool) -> Arc<Run> {
-    let opening = Opening {
-        pending,
-        ..Opening::default()
-    };
-    runs.open(1, opening).unwrap()
+    runs.builder(1).pending(pending).open().unwrap()
 }
 
 fn model(body: impl Fn() + Send + Sync + 'static) {
@@ -61,7 +57,7 @@ fn end_against_shutdown_against_follower() {
         assert!(runs.shutdown("", Duration::MAX));
         let words = words.lock().unwrap().clone();
         ending.join().unwrap();
-        let end = run.log().terminal().unwrap().word();
+        let end = run.log().terminal().unwrap().kind().clone();
         let ends = words.iter().filter(|word| word.is_terminal()).count();
         assert_eq!((words.last(), ends), (Some(&end), 1), "{words:?}");
     });
@@ -74,7 +70,7 @@ fn open_against_shutdown_against_follower() {
         let (runs, words) = with_sink();
         let opening = {
             let runs = runs.clone();
-            thread::spawn(move || runs.open(1, Opening::default()).ok())
+            thread::spawn(move || runs.open(1).ok())
         };
         assert!(runs.shutdown("", Duration::MAX));
         let run = opening.join().unwrap();
@@ -82,7 +78,7 @@ fn open_against_shutdown_against_follower() {
         match run {
             Some(run) => {
                 assert_eq!(run.state(), RunState::Cancelled);
-                assert_eq!(words.last(), Some(&Word::CANCELLED), "{words:?}");
+                assert_eq!(words.last(), Some(&EventKind::CANCELLED), "{words:?}");
             }
             None => assert_eq!(*words, []),
         }
@@ -100,12 +96,12 @@ fn emit_against_flush_against_follower() {
             let run = run.clone();
             thread::spawn(move || run.start())
         };
-        let body = Body::from_json(Word::LLM_STREAM, b"null", b"{}");
+        let body = EncodedBody::from_json(EventKind::LLM_STREAM, b"null", b"{}");
         run.emit(&body).unwrap();
         assert!(runs.flush(Duration::MAX));
         assert_eq!(
             *words.lock().unwrap(),
-            [Word::STARTED, Word::LLM_STREAM],
+            [EventKind::STARTED, EventKind::LLM_STREAM],
             "not flushed"
         );
         emitting.join().unwrap();
@@ -127,7 +123,7 @@ fn seen_end_against_flush() {
         if run.state() == RunState::Completed {
             assert!(runs.flush(Duration::MAX));
             let words = words.lock().unwrap().clone();
-            assert_eq!(words.last(), Some(&Word::COMPLETED));
+            assert_eq!(words.last(), Some(&EventKind::COMPLETED));
         }
         assert!(ending.join().unwrap());
         assert!(runs.shutdown("", Duration::MAX));

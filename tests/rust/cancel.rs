@@ -1,6 +1,7 @@
 //! Tokens in random trees against a plain model, and under many threads.
 
-use llm_callback::{CancelKind, CancelToken, Cancelled, Opening, Options, Runs};
+use crate::options;
+use llm_callback::{CancelKind, CancelReason, CancelToken, Runs};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,8 +70,8 @@ fn below(why: Option<&(CancelKind, String)>) -> Option<(CancelKind, String)> {
 }
 
 fn why(token: &CancelToken) -> Option<(CancelKind, String)> {
-    let Cancelled { kind, reason, .. } = token.cancelled()?;
-    Some((kind, reason.to_string()))
+    let CancelReason { kind, message, .. } = token.reason()?;
+    Some((kind, message.to_string()))
 }
 
 proptest! {
@@ -144,13 +145,13 @@ fn callbacks_may_do_anything() {
         let (sender, calls) = mpsc::channel();
         let tell = |name: &'static str| {
             let sender = sender.clone();
-            move |_: &Cancelled| sender.send(name).unwrap()
+            move |_: &CancelReason| sender.send(name).unwrap()
         };
         top.on_cancel(tell("top"));
         middle.on_cancel(|_| panic!("on purpose"));
         let (tokens, inside) = ([top.clone(), middle.clone(), below.clone()], tell("inside"));
         middle.on_cancel(move |why| {
-            assert_eq!(&*why.reason, "first");
+            assert_eq!(&*why.message, "first");
             let [top, middle, below] = &tokens;
             assert!(middle.is_cancelled() && below.is_cancelled() && !top.is_cancelled());
             assert!(middle.wait(None));
@@ -160,7 +161,7 @@ fn callbacks_may_do_anything() {
             assert!(middle.child().is_cancelled());
             let asked = middle.clone();
             middle.on_cancel(move |why| {
-                assert_eq!(asked.cancelled().as_ref(), Some(why));
+                assert_eq!(asked.reason().as_ref(), Some(why));
                 assert!(!asked.on_cancel(inside).stop());
             });
             middle.on_cancel(|_| panic!("on purpose"));
@@ -168,8 +169,8 @@ fn callbacks_may_do_anything() {
         middle.on_cancel(tell("last"));
         below.on_cancel(tell("below"));
         assert!(middle.cancel(CancelKind::User, "first"));
-        assert_eq!(&*middle.cancelled().unwrap().reason, "first");
-        assert_eq!(&*below.cancelled().unwrap().reason, "first");
+        assert_eq!(&*middle.reason().unwrap().message, "first");
+        assert_eq!(&*below.reason().unwrap().message, "first");
         let calls: Vec<_> = calls.try_iter().collect();
         assert_eq!(calls, ["top", "inside", "last", "below"]);
     });
@@ -281,17 +282,14 @@ fn deadline_against_cancel() {
                 } else {
                     CancelKind::Deadline
                 };
-                assert_eq!(token.cancelled().unwrap().kind, kind);
+                assert_eq!(token.reason().unwrap().kind, kind);
             });
             assert!(child.is_cancelled());
             assert_eq!(
-                child.cancelled().unwrap().requested_at,
-                token.cancelled().unwrap().requested_at
+                child.reason().unwrap().requested_at,
+                token.reason().unwrap().requested_at
             );
-            assert_eq!(
-                calls.recv_timeout(LONG).unwrap(),
-                token.cancelled().unwrap()
-            );
+            assert_eq!(calls.recv_timeout(LONG).unwrap(), token.reason().unwrap());
             assert!(calls.recv().is_err(), "called once");
         }
     });
@@ -363,12 +361,11 @@ fn a_blocked_destructor_delays_no_deadline() {
         }
     }
     with_deadline(|| {
-        let options = Options {
-            grace: Duration::from_millis(200),
-            ..Options::default()
-        };
+        let options = options(|options| {
+            options.grace = Duration::from_millis(200);
+        });
         let runs = Runs::new(options);
-        let run = runs.open(1, Opening::default()).unwrap();
+        let run = runs.open(1).unwrap();
         let (release, released) = mpsc::channel();
         let (dropping, is_dropping) = mpsc::channel();
         let held = BlockOnDrop(dropping, released);
@@ -414,7 +411,7 @@ fn many_deadlines() {
         for token in &tokens {
             assert!(token.wait(Some(LONG)));
             assert!(Instant::now() >= token.deadline().unwrap());
-            assert_eq!(token.cancelled().unwrap().kind, CancelKind::Deadline);
+            assert_eq!(token.reason().unwrap().kind, CancelKind::Deadline);
         }
     });
 }

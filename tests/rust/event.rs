@@ -2,8 +2,8 @@
 
 use llm_callback::sse::Parser;
 use llm_callback::{
-    Action, Body, Category, Event, EventId, Frame, Head, Payload, RunId, Source, Word, coalesce,
-    json,
+    Action, Category, EncodedBody, Event, EventId, EventKind, Frame, FrameEncoder, Payload, RunId,
+    Source, coalesce, json,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -63,10 +63,10 @@ fn data() -> impl Strategy<Value = Value> {
     })
 }
 
-fn word() -> impl Strategy<Value = Word> {
+fn word() -> impl Strategy<Value = EventKind> {
     let (category, action) = (Category::ALL.to_vec(), Action::ALL.to_vec());
     (prop::sample::select(category), prop::sample::select(action))
-        .prop_map(|(category, action)| Word::new(category, action))
+        .prop_map(|(category, action)| EventKind::new(category, action))
 }
 
 fn source() -> impl Strategy<Value = Source> {
@@ -106,9 +106,10 @@ fn event() -> impl Strategy<Value = Event> {
     )
 }
 
-fn frame_of(head: &mut Head, event: &Event) -> Frame {
-    let body = Body::new(event.source.as_ref(), event.event, &event.data).expect("it is JSON");
-    head.frame(event.id.ms, event.id.sequence, &body)
+fn frame_of(encoder: &mut FrameEncoder, event: &Event) -> Frame {
+    let body = EncodedBody::new(event.source.as_ref(), event.event.clone(), &event.data)
+        .expect("it is JSON");
+    encoder.encode(event.id.ms, event.id.sequence, &body)
 }
 
 /// Cuts `bytes` at these places, each taken modulo what is left.
@@ -129,9 +130,14 @@ fn content(text: &str) -> Payload {
     }
 }
 
-fn token(head: &mut Head, sequence: u64, source: Option<&Source>, text: &str) -> Arc<Frame> {
-    let body = Body::new(source, Word::LLM_STREAM, &content(text)).expect("it is JSON");
-    Arc::new(head.frame(1000 + sequence, sequence, &body))
+fn token(
+    encoder: &mut FrameEncoder,
+    sequence: u64,
+    source: Option<&Source>,
+    text: &str,
+) -> Arc<Frame> {
+    let body = EncodedBody::new(source, EventKind::LLM_STREAM, &content(text)).expect("it is JSON");
+    Arc::new(encoder.encode(1000 + sequence, sequence, &body))
 }
 
 proptest! {
@@ -145,7 +151,7 @@ proptest! {
     ) {
         let mut stream = Vec::new();
         for event in &events {
-            stream.extend_from_slice(frame_of(&mut Head::new(&event.run_id), event).sse());
+            stream.extend_from_slice(frame_of(&mut FrameEncoder::new(&event.run_id), event).sse());
         }
         let mut parser = Parser::new();
         let messages: Vec<_> = chunks(&stream, &cuts).into_iter().flat_map(|chunk| parser.push(chunk)).collect();
@@ -160,12 +166,12 @@ proptest! {
     /// A frame's JSON is the event's own, key by key in the order of the envelope, and its parts are slices of it.
     #[test]
     fn a_frame_is_the_envelope(event in event()) {
-        let frame = frame_of(&mut Head::new(&event.run_id), &event);
+        let frame = frame_of(&mut FrameEncoder::new(&event.run_id), &event);
         prop_assert_eq!(str::from_utf8(frame.json()).unwrap(), serde_json::to_string(&event).unwrap());
         prop_assert_eq!(frame.event().unwrap(), event.clone());
         prop_assert_eq!(frame.source(), serde_json::to_vec(&event.source).unwrap());
         prop_assert_eq!(frame.data(), serde_json::to_vec(&event.data).unwrap());
-        prop_assert_eq!((frame.id(), frame.sequence(), frame.word()), (event.id, event.sequence, event.event));
+        prop_assert_eq!((frame.id(), frame.sequence(), frame.kind()), (event.id, event.sequence, &event.event));
         prop_assert_eq!(frame.len(), frame.sse().len());
         let framed = [format!("id: {}\ndata: ", event.id).as_bytes(), frame.json(), b"\n\n"].concat();
         prop_assert_eq!(frame.sse(), framed);
@@ -177,24 +183,24 @@ proptest! {
         let frame = if pretty {
             let source = serde_json::to_vec_pretty(&event.source).unwrap();
             let data = serde_json::to_string_pretty(&event.data).unwrap().replace('\n', "\r\n");
-            let body = Body::from_json(event.event, &source, data.as_bytes());
-            Head::new(&event.run_id).frame(event.id.ms, event.id.sequence, &body)
+            let body = EncodedBody::from_json(event.event.clone(), &source, data.as_bytes());
+            FrameEncoder::new(&event.run_id).encode(event.id.ms, event.id.sequence, &body)
         } else {
-            frame_of(&mut Head::new(&event.run_id), &event)
+            frame_of(&mut FrameEncoder::new(&event.run_id), &event)
         };
         prop_assert_eq!(frame.sse().split(|byte| *byte == b'\n').count(), 4);
         prop_assert!(!frame.sse().contains(&b'\r'));
         prop_assert_eq!(frame.event().unwrap(), event);
     }
 
-    /// A head that has made other frames, of whatever time, makes the same frame as a new one.
+    /// An encoder that has made other frames, of whatever time, makes the same frame as a new one.
     #[test]
-    fn a_head_keeps_nothing_of_the_frame_before(run_id in run_id(), ids in prop::collection::vec(id(), 1..8)) {
-        let body = Body::new(None, Word::STARTED, &()).unwrap();
-        let mut used = Head::new(&run_id);
+    fn an_encoder_keeps_nothing_of_the_frame_before(run_id in run_id(), ids in prop::collection::vec(id(), 1..8)) {
+        let body = EncodedBody::new(None, EventKind::STARTED, &()).unwrap();
+        let mut used = FrameEncoder::new(&run_id);
         for id in ids {
-            let frame = used.frame(id.ms, id.sequence, &body);
-            let of_new = Head::new(&run_id).frame(id.ms, id.sequence, &body);
+            let frame = used.encode(id.ms, id.sequence, &body);
+            let of_new = FrameEncoder::new(&run_id).encode(id.ms, id.sequence, &body);
             prop_assert_eq!(frame.sse(), of_new.sse());
             prop_assert_eq!(frame.event().unwrap().timestamp, id.timestamp());
         }
@@ -240,7 +246,7 @@ proptest! {
         let mut data = b"{\"content\":\"".to_vec();
         json::escape_code_points(&mut data, code_points.iter().copied());
         data.extend_from_slice(b"\"}");
-        let frame = Head::new(&1.into()).frame(1, 1, &Body::from_json(Word::LLM_STREAM, b"null", &data));
+        let frame = FrameEncoder::new(&1.into()).encode(1, 1, &EncodedBody::from_json(EventKind::LLM_STREAM, b"null", &data));
         prop_assert_eq!(frame.data(), data);
         // A pair is read as its character and all else by itself: what decoding UTF-16 does.
         let units = code_points.iter().flat_map(|point| u16::try_from(*point).map_or_else(
@@ -259,21 +265,21 @@ proptest! {
     /// Coalescing keeps each source's text and every other frame, in order, and never joins over a border.
     #[test]
     fn coalescing_concatenates(pieces in prop::collection::vec((0..4_u8, text()), 0..24)) {
-        let (mut head, source) = (Head::new(&42.into()), Source { agent_id: "a".into(), ..Source::default() });
+        let (mut encoder, source) = (FrameEncoder::new(&42.into()), Source { agent_id: "a".into(), ..Source::default() });
         let frames: Vec<_> = pieces.iter().zip(1..).map(|((kind, text), sequence)| {
             let (source, word) = match kind {
-                0 | 1 => (None, Word::LLM_STREAM),
-                2 => (Some(&source), Word::LLM_STREAM),
-                _ => (None, Word::new(Category::Llm, Action::Reasoning)),
+                0 | 1 => (None, EventKind::LLM_STREAM),
+                2 => (Some(&source), EventKind::LLM_STREAM),
+                _ => (None, EventKind::new(Category::Llm, Action::Reasoning)),
             };
-            let body = Body::new(source, word, &content(text)).unwrap();
-            Arc::new(head.frame(1000 * sequence, sequence, &body))
+            let body = EncodedBody::new(source, word, &content(text)).unwrap();
+            Arc::new(encoder.encode(1000 * sequence, sequence, &body))
         }).collect();
         // The model: of events, each joined to the one before if it can be.
         let mut expected: Vec<Event> = Vec::new();
         for frame in &frames {
             let mut event = frame.event().unwrap();
-            let joins = |last: &mut Event| event.event == Word::LLM_STREAM && (last.event, &last.source) == (event.event, &event.source);
+            let joins = |last: &mut Event| event.event == EventKind::LLM_STREAM && (&last.event, &last.source) == (&event.event, &event.source);
             if let Some(last) = expected.pop_if(joins) {
                 let texts = [&last, &event].map(|event| event.data["content"].as_str().unwrap().to_owned());
                 event.data["content"] = texts.concat().into();
@@ -284,8 +290,8 @@ proptest! {
         let events: Vec<_> = joined.iter().map(|frame| frame.event().unwrap()).collect();
         prop_assert_eq!(&events, &expected);
         for (frame, event) in joined.iter().zip(&expected) {
-            prop_assert_eq!((frame.id(), frame.word()), (event.id, event.event));
-            let at_once = frame_of(&mut head, event);
+            prop_assert_eq!((frame.id(), frame.kind()), (event.id, &event.event));
+            let at_once = frame_of(&mut encoder, event);
             prop_assert_eq!(frame.sse(), at_once.sse());
         }
     }
@@ -293,7 +299,7 @@ proptest! {
     /// Any bytes given as JSON make a frame, whose event is an error or an event; nothing panics.
     #[test]
     fn what_is_not_json_is_an_error(source in any::<Vec<u8>>(), data in prop::collection::vec(any::<u8>(), 0..40)) {
-        let frame = Arc::new(Head::new(&1.into()).frame(1, 1, &Body::from_json(Word::LLM_STREAM, &source, &data)));
+        let frame = Arc::new(FrameEncoder::new(&1.into()).encode(1, 1, &EncodedBody::from_json(EventKind::LLM_STREAM, &source, &data)));
         let _ = frame.event();
         prop_assert_eq!(coalesce(&[Arc::clone(&frame), frame]).len(), 2);
     }
@@ -368,19 +374,19 @@ fn payloads_have_shapes() {
 /// A gap says what was asked and lost, has no id line, and lies between what was seen and what comes.
 #[test]
 fn a_gap_leaves_the_readers_id_alone() {
-    let (mut head, oldest) = (
-        Head::new(&"r".into()),
+    let (mut encoder, oldest) = (
+        FrameEncoder::new(&"r".into()),
         EventId {
             ms: 2000,
             sequence: 9,
         },
     );
-    let seen = token(&mut head, 3, None, "seen");
-    let gap = head.gap(5000, "1003-3\r\n\"", Some(oldest), 5);
+    let seen = token(&mut encoder, 3, None, "seen");
+    let gap = encoder.gap(5000, "1003-3\r\n\"", Some(oldest), 5);
     assert!(gap.sse().starts_with(b"data: {\"id\":\"2000-8\",\"run_id\":\"r\",\"timestamp\":\"1970-01-01T00:00:05.000Z\",\"sequence\":8,"));
     assert_eq!(gap.sse(), [b"data: ", gap.json(), b"\n\n"].concat());
     assert!(seen.id() < gap.id() && gap.id() < oldest);
-    assert_eq!(gap.word(), Word::STREAM_GAP);
+    assert_eq!(*gap.kind(), EventKind::STREAM_GAP);
     let expected = Payload::Gap {
         requested: "1003-3\r\n\"".into(),
         oldest: Some(oldest),
@@ -392,7 +398,7 @@ fn a_gap_leaves_the_readers_id_alone() {
     let messages = parser.push(&[seen.sse(), gap.sse()].concat());
     assert_eq!((messages.len(), parser.last_event_id()), (2, "1003-3"));
 
-    let nothing_left = head.gap(5000, "start", None, 0);
+    let nothing_left = encoder.gap(5000, "start", None, 0);
     assert_eq!(
         nothing_left.id(),
         EventId {
@@ -409,10 +415,10 @@ fn a_gap_leaves_the_readers_id_alone() {
 /// Only a token that is a text and nothing else is joined; a lone frame is passed on, not copied.
 #[test]
 fn other_data_is_not_joined() {
-    let mut head = Head::new(&1.into());
+    let mut encoder = FrameEncoder::new(&1.into());
     let mut frame = |sequence, data: &[u8]| {
-        let body = Body::from_json(Word::LLM_STREAM, b"null", data);
-        Arc::new(head.frame(0, sequence, &body))
+        let body = EncodedBody::from_json(EventKind::LLM_STREAM, b"null", data);
+        Arc::new(encoder.encode(0, sequence, &body))
     };
     let frames = [
         frame(1, br#"{"content":"a","more":1}"#),
@@ -434,8 +440,8 @@ fn other_data_is_not_joined() {
 #[test]
 fn large_payloads_come_back() {
     let text = "a line, \"quoted\"\r\n\0\u{2028}😀".repeat(10_000_000 / 27);
-    let mut head = Head::new(&1.into());
-    let frame = token(&mut head, 1, None, &text);
+    let mut encoder = FrameEncoder::new(&1.into());
+    let frame = token(&mut encoder, 1, None, &text);
     assert!(frame.len() > 10_000_000);
     let mut parser = Parser::new();
     let messages: Vec<_> = frame
@@ -453,8 +459,8 @@ fn large_payloads_come_back() {
 fn deep_data_is_an_error_value() {
     let nested = |depth| ["[".repeat(depth), "]".repeat(depth)].concat();
     let frame_of = |depth| {
-        let body = Body::from_json(Word::STARTED, b"null", nested(depth).as_bytes());
-        Head::new(&1.into()).frame(0, 1, &body)
+        let body = EncodedBody::from_json(EventKind::STARTED, b"null", nested(depth).as_bytes());
+        FrameEncoder::new(&1.into()).encode(0, 1, &body)
     };
     assert!(frame_of(120).event().is_ok());
     assert!(frame_of(100_000).event().is_err());
@@ -464,7 +470,10 @@ fn deep_data_is_an_error_value() {
 #[test]
 fn data_must_be_json() {
     let keys = std::collections::BTreeMap::from([((1, 2), 3)]);
-    assert!(Body::new(None, Word::STARTED, &keys).is_err());
-    let nan = Body::new(None, Word::STARTED, &f64::NAN).unwrap();
-    assert_eq!(Head::new(&1.into()).frame(0, 1, &nan).data(), b"null");
+    assert!(EncodedBody::new(None, EventKind::STARTED, &keys).is_err());
+    let nan = EncodedBody::new(None, EventKind::STARTED, &f64::NAN).unwrap();
+    assert_eq!(
+        FrameEncoder::new(&1.into()).encode(0, 1, &nan).data(),
+        b"null"
+    );
 }

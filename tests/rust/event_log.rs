@@ -2,7 +2,7 @@
 
 use crate::threads::with_deadline;
 use llm_callback::{
-    Body, EventId, EventLog, Frame, Limits, Overflow, Read, Start, Subscription, Word,
+    EncodedBody, EventId, EventKind, EventLog, Frame, Limits, Overflow, Read, Start, Subscription,
 };
 use proptest::prelude::*;
 use std::sync::{Arc, Barrier};
@@ -105,7 +105,7 @@ impl Reader {
                 &event.run_id,
                 &i64::try_from(self.run).expect("small").into()
             );
-            if event.event == Word::STREAM_GAP {
+            if event.event == EventKind::STREAM_GAP {
                 self.told += event.data["lost"].as_u64().expect("a number");
                 continue;
             }
@@ -130,14 +130,14 @@ impl Reader {
     }
 }
 
-fn body(word: Word) -> Body {
-    Body::from_json(word, b"null", b"{}")
+fn body(word: EventKind) -> EncodedBody {
+    EncodedBody::from_json(word, b"null", b"{}")
 }
 
 /// An event that says which one it is, and more.
-fn numbered(word: Word, sequence: u64, padding: usize) -> Body {
+fn numbered(word: EventKind, sequence: u64, padding: usize) -> EncodedBody {
     let data = format!(r#"{{"content":"{sequence}.{}"}}"#, "a".repeat(padding));
-    Body::from_json(word, b"null", data.as_bytes())
+    EncodedBody::from_json(word, b"null", data.as_bytes())
 }
 
 proptest! {
@@ -163,14 +163,14 @@ proptest! {
         for operation in operations {
             match operation {
                 Operation::Emit { run, lifecycle, padding } => {
-                    let word = if lifecycle { Word::STARTED } else { Word::LLM_STREAM };
+                    let word = if lifecycle { EventKind::STARTED } else { EventKind::LLM_STREAM };
                     let body = numbered(word, ids[run].len() as u64 + 1, padding);
                     let id = logs[run].append(&body);
                     prop_assert_eq!(id.is_err(), ended[run]);
                     ids[run].extend(id);
                 }
                 Operation::Finish { run } => {
-                    let body = numbered(Word::COMPLETED, ids[run].len() as u64 + 1, 0);
+                    let body = numbered(EventKind::COMPLETED, ids[run].len() as u64 + 1, 0);
                     let id = logs[run].append(&body);
                     prop_assert_eq!(id.is_err(), ended[run]);
                     ids[run].extend(id);
@@ -226,7 +226,7 @@ proptest! {
             };
             let last = ids.len() as u64;
             let is_bounded = |frame: &&Arc<Frame>| {
-                !frame.is_terminal() && frame.word() != Word::STREAM_GAP && frame.sequence() < last
+                !frame.is_terminal() && *frame.kind() != EventKind::STREAM_GAP && frame.sequence() < last
             };
             // The first one and the newest are held whatever the bounds say.
             let bounded: Vec<_> = frames.iter().filter(is_bounded).skip(1).collect();
@@ -258,14 +258,14 @@ proptest! {
         let last = paddings.len() as u64 + 1;
         let producer = std::thread::spawn(move || {
             for (sequence, padding) in (1..).zip(paddings) {
-                log.append(&numbered(Word::LLM_STREAM, sequence, padding)).expect("not ended");
+                log.append(&numbered(EventKind::LLM_STREAM, sequence, padding)).expect("not ended");
             }
-            log.append(&body(Word::COMPLETED)).expect("not ended");
+            log.append(&body(EventKind::COMPLETED)).expect("not ended");
         });
         let mut next = 1;
         while let Read::Events(frames) = reader.read(max, Some(patience)).expect("it is waited for") {
             for frame in frames {
-                prop_assert_eq!((frame.word() == Word::STREAM_GAP, frame.sequence()), (false, next));
+                prop_assert_eq!((*frame.kind() == EventKind::STREAM_GAP, frame.sequence()), (false, next));
                 next += 1;
             }
         }
@@ -331,19 +331,23 @@ fn emit_and_read(runs: usize) {
                         // One that goes before the end.
                         let mut brief = log.subscribe(&Start::Live, Overflow::Disconnect);
                         for _ in 0..events {
-                            log.append(&body(Word::LLM_STREAM)).expect("not ended");
+                            log.append(&body(EventKind::LLM_STREAM)).expect("not ended");
                         }
                         assert!(matches!(brief.read(10, None), Ok(Read::Events(_))));
                         drop(brief);
-                        shared.append(&body(Word::LLM_STREAM)).expect("not ended");
-                        log.append(&body(Word::COMPLETED)).expect("not ended");
-                        assert!(log.append(&body(Word::FAILED)).is_err());
+                        shared
+                            .append(&body(EventKind::LLM_STREAM))
+                            .expect("not ended");
+                        log.append(&body(EventKind::COMPLETED)).expect("not ended");
+                        assert!(log.append(&body(EventKind::FAILED)).is_err());
                     });
                 }
             });
         }
     });
-    shared.append(&body(Word::COMPLETED)).expect("not ended");
+    shared
+        .append(&body(EventKind::COMPLETED))
+        .expect("not ended");
     assert_eq!(read_all(&shared), runs as u64 + 1);
 }
 

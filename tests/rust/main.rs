@@ -10,9 +10,19 @@ mod event_log;
 // Miri has no fork.
 #[cfg(all(unix, not(miri)))]
 mod fork;
+mod observers;
 mod properties;
 mod runs;
 mod sinks;
 #[cfg(not(miri))]
 mod sse;
 mod threads;
+
+use llm_callback::Options;
+
+/// The default options with some changes.
+fn options(change: impl FnOnce(&mut Options)) -> Options {
+    let mut options = Options::default();
+    change(&mut options);
+    options
+}

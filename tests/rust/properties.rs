@@ -81,7 +81,8 @@ proptest! {
                     checkers.clear();
                 }
             }
-            prop_assert_eq!(registry.len(), (callbacks.len(), checkers.len()));
+            let size = registry.size();
+            prop_assert_eq!((size.callbacks, size.checkers), (callbacks.len(), checkers.len()));
         }
         prop_assert_eq!(sorted(registry.callback_ids()), sorted(callbacks.into_keys().collect()));
         prop_assert_eq!(sorted(registry.checker_ids()), sorted(checkers.into_keys().collect()));

@@ -2,9 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 
+use crate::options;
 use llm_callback::{
-    Body, CancelKind, Ended, Frame, OpenError, Opening, Options, Overflow, Read, Run, RunState,
-    Runs, Start, Word,
+    CancelKind, EncodedBody, Ended, EventKind, Frame, OpenError, Overflow, Read, Run, RunState,
+    Runs, Start, TryAppendError,
 };
 use proptest::prelude::*;
 use serde_json::value::RawValue;
@@ -13,20 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(60);
-const PENDING: Opening<'_> = Opening {
-    parent: None,
-    detached: false,
-    deadline: None,
-    data: None,
-    pending: true,
-};
 
 fn open(runs: &Runs, id: i64) -> Arc<Run> {
-    runs.open(id, Opening::default()).unwrap()
+    runs.open(id).unwrap()
 }
 
-fn token() -> Body {
-    Body::from_json(Word::LLM_STREAM, b"null", br#"{"content":"x"}"#)
+fn token() -> EncodedBody {
+    EncodedBody::from_json(EventKind::LLM_STREAM, b"null", br#"{"content":"x"}"#)
 }
 
 fn raw(text: &str) -> Box<RawValue> {
@@ -44,7 +38,7 @@ fn frames(run: &Run) -> Vec<Arc<Frame>> {
 fn words(run: &Run) -> Vec<String> {
     let words = frames(run)
         .into_iter()
-        .map(|frame| frame.word().to_string());
+        .map(|frame| frame.kind().to_string());
     words.collect()
 }
 
@@ -61,12 +55,13 @@ fn json_comes_through() {
     let runs = Runs::default();
     let spelt = raw(r#"{"text":"\ud800","parent_run_id":7,"n":1.50}"#);
     let parent = open(&runs, 1);
-    let opening = Opening {
-        parent: Some(&parent),
-        data: Some(&spelt),
-        ..Opening::default()
-    };
-    let run = runs.open("two", opening).unwrap();
+    let run = runs
+        .builder("two")
+        .parent(&parent)
+        .data(&spelt)
+        .unwrap()
+        .open()
+        .unwrap();
     let text = |frame: &Frame| String::from_utf8(frame.data().to_vec()).unwrap();
     let expected = r#"{"text":"\ud800","n":1.50,"parent_run_id":1}"#;
     assert_eq!(text(&frames(&run)[0]), expected);
@@ -75,11 +70,7 @@ fn json_comes_through() {
     assert!(parent.complete(&raw(r#""\udfff""#)).unwrap());
     assert_eq!(text(&frames(&parent)[1]), r#"{"result":"\udfff"}"#);
     let odd = raw("[1]");
-    let opening = Opening {
-        data: Some(&odd),
-        ..Opening::default()
-    };
-    let run = runs.open(3, opening).unwrap();
+    let run = runs.builder(3).data(&odd).unwrap().open().unwrap();
     assert!(run.fail_with("broken").unwrap());
     assert_eq!(
         data(&run),
@@ -168,8 +159,12 @@ fn annotations_come_with_the_end() {
         (
             |run| {
                 assert!(
-                    run.emit(&Body::from_json(Word::COMPLETED, b"null", b"{}"))
-                        .is_ok()
+                    run.emit(&EncodedBody::from_json(
+                        EventKind::COMPLETED,
+                        b"null",
+                        b"{}"
+                    ))
+                    .is_ok()
                 );
             },
             json!({}),
@@ -185,13 +180,13 @@ fn annotations_come_with_the_end() {
         assert_eq!(runs.stats().late, late + 1);
         assert_eq!(data(&run).1, expected);
     }
-    let run = runs.open(7, PENDING).unwrap();
+    let run = runs.builder(7).pending(true).open().unwrap();
     assert!(run.annotate("by whom").unwrap());
     assert!(run.cancel(CancelKind::User, ""));
     let expected = json!({"annotation": "by whom", "kind": "user", "reason": ""});
     assert_eq!(data(&run).1, expected);
     // A run that has started goes on after a cancel, and may be annotated.
-    let run = runs.open(9, PENDING).unwrap();
+    let run = runs.builder(9).pending(true).open().unwrap();
     assert!(run.start() && run.cancel(CancelKind::User, "enough"));
     assert!(run.annotate(&json!({"used": 1})).unwrap());
     assert!(run.complete(&json!({})).unwrap());
@@ -211,8 +206,8 @@ fn annotations_come_with_the_end() {
 fn an_emitted_end_is_an_end() {
     let runs = Runs::default();
     let run = open(&runs, 1);
-    let end = Body::from_json(Word::COMPLETED, b"null", b"{}");
-    assert_eq!(run.try_emit(&end), None);
+    let end = EncodedBody::from_json(EventKind::COMPLETED, b"null", b"{}");
+    assert_eq!(run.try_emit(&end), Err(TryAppendError::WouldBlock));
     run.emit(&end).unwrap();
     assert_eq!(run.state(), RunState::Completed);
     assert!(!runs.has_live());
@@ -224,12 +219,8 @@ fn an_emitted_end_is_an_end() {
 fn no_run_below_a_cancelled_one() {
     let runs = Runs::default();
     let parent = open(&runs, 1);
-    let opening = Opening {
-        parent: Some(&parent),
-        ..Opening::default()
-    };
     runs.cancel(parent.id(), CancelKind::Disconnect, "gone");
-    let Err(OpenError::ParentCancelled(id, why)) = runs.open(2, opening) else {
+    let Err(OpenError::ParentCancelled(id, why)) = runs.builder(2).parent(&parent).open() else {
         panic!("opened")
     };
     assert_eq!((&id, why.kind), (parent.id(), CancelKind::Disconnect));
@@ -242,27 +233,29 @@ fn no_run_below_a_cancelled_one() {
 fn pending_runs_start() {
     let runs = Runs::default();
     let spelt = raw(r#"{"task":"t"}"#);
-    let opening = Opening {
-        data: Some(&spelt),
-        ..PENDING
-    };
-    let run = runs.open(1, opening).unwrap();
+    let run = runs
+        .builder(1)
+        .data(&spelt)
+        .unwrap()
+        .pending(true)
+        .open()
+        .unwrap();
     assert_eq!(run.state(), RunState::Pending);
-    assert!(runs.has_live() && run.log().is_empty());
+    assert!(runs.has_live() && run.log().size().appended == 0);
     assert!(run.start() && run.start());
     assert_eq!(run.state(), RunState::Running);
     assert_eq!(data(&run).0, json!({"task": "t"}));
     assert_eq!(words(&run), ["lifecycle.started"]);
 
-    let run = runs.open(2, PENDING).unwrap();
-    assert_eq!(run.try_emit(&token()), None);
+    let run = runs.builder(2).pending(true).open().unwrap();
+    assert_eq!(run.try_emit(&token()), Err(TryAppendError::WouldBlock));
     run.emit(&token()).unwrap();
     assert_eq!(words(&run), ["lifecycle.started", "llm.stream"]);
-    assert!(run.try_emit(&token()).unwrap().is_ok());
+    assert!(run.try_emit(&token()).is_ok());
     run.cancel(CancelKind::User, "");
     assert_eq!(run.state(), RunState::Running);
 
-    let run = runs.open(3, PENDING).unwrap();
+    let run = runs.builder(3).pending(true).open().unwrap();
     assert!(run.fail("early", "before it started"));
     assert_eq!(words(&run), ["lifecycle.started", "lifecycle.failed"]);
     assert!(!run.start());
@@ -273,26 +266,17 @@ fn pending_runs_start() {
 fn cancelled_pending_runs_never_start() {
     let runs = Runs::default();
     let parent = open(&runs, 0);
-    let soon = Opening {
-        deadline: Some(Instant::now() + Duration::from_millis(5)),
-        ..PENDING
-    };
-    let past = Opening {
-        deadline: Some(Instant::now()),
-        ..Opening::default()
-    };
-    let child = Opening {
-        parent: Some(&parent),
-        ..PENDING
-    };
+    let pending = |id: i64| runs.builder(id).pending(true);
+    let soon = Instant::now() + Duration::from_millis(5);
     let all = [
-        (runs.open(1, PENDING).unwrap(), "user"),
-        (runs.open(2, PENDING).unwrap(), "disconnect"),
-        (runs.open(3, child).unwrap(), "parent"),
-        (runs.open(4, soon).unwrap(), "deadline"),
-        (runs.open(5, past).unwrap(), "deadline"),
-        (runs.open(6, PENDING).unwrap(), "user"),
+        (pending(1), "user"),
+        (pending(2), "disconnect"),
+        (pending(3).parent(&parent), "parent"),
+        (pending(4).deadline(soon), "deadline"),
+        (runs.builder(5).deadline(Instant::now()), "deadline"),
+        (pending(6), "user"),
     ];
+    let all = all.map(|(builder, kind)| (builder.open().unwrap(), kind));
     assert!(all[0].0.cancel(CancelKind::User, ""));
     assert!(runs.cancel(&2.into(), CancelKind::Disconnect, ""));
     assert!(runs.cancel(parent.id(), CancelKind::User, ""));
@@ -315,7 +299,7 @@ fn late_events_are_counted() {
     assert!(first.complete(&json!({})).unwrap());
     let second = open(&runs, 1);
     assert_eq!(first.emit(&token()), Err(Ended));
-    assert_eq!(first.try_emit(&token()), Some(Err(Ended)));
+    assert_eq!(first.try_emit(&token()), Err(TryAppendError::Ended));
     second.emit(&token()).unwrap();
     assert!(!first.fail("an end is", "no event that is late"));
     let stats = runs.stats();
@@ -356,17 +340,9 @@ fn ended_runs_are_left_alone() {
     let runs = Runs::default();
     let top = open(&runs, 1);
     let deadline = Instant::now() + LONG;
-    let part_of = |parent| Opening {
-        parent: Some(parent),
-        deadline: Some(deadline),
-        ..Opening::default()
-    };
-    let done = runs.open(2, part_of(&top)).unwrap();
-    let detached = Opening {
-        detached: true,
-        ..part_of(&done)
-    };
-    let below = runs.open(3, detached).unwrap();
+    let part_of_top = |id: i64| runs.builder(id).parent(&top).deadline(deadline);
+    let done = part_of_top(2).open().unwrap();
+    let below = part_of_top(3).parent(&done).detached(true).open().unwrap();
     let held = Arc::new(());
     for run in [&done, &below] {
         let holds = Arc::clone(&held);
@@ -383,7 +359,7 @@ fn ended_runs_are_left_alone() {
     assert!(!done.cancel(CancelKind::User, "late"));
     assert!(done.token().cancel(CancelKind::User, "by hand"));
     assert_eq!(done.times().requested, None);
-    assert_eq!(below.token().cancelled().unwrap().kind, CancelKind::Parent);
+    assert_eq!(below.token().reason().unwrap().kind, CancelKind::Parent);
 }
 
 /// The ids of a later generation are greater than those of the one before, though it was in the same millisecond.
@@ -406,10 +382,9 @@ fn generations_are_in_order() {
 /// A finished run goes when its time is over, though nobody looks, opens or ends anything.
 #[test]
 fn finished_runs_go_by_themselves() {
-    let runs = Runs::new(Options {
-        grace: Duration::from_millis(5),
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.grace = Duration::from_millis(5);
+    }));
     let ended: Vec<_> = (0..3)
         .map(|id| {
             let run = open(&runs, id);
@@ -440,10 +415,9 @@ fn spoken(runs: &Runs, id: i64, number: usize) -> Arc<Run> {
 #[test]
 fn finished_runs_are_bounded_in_bytes() {
     let bound = 20_000;
-    let runs = Runs::new(Options {
-        finished_bytes: bound,
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.finished_bytes = bound;
+    }));
     let kept: Vec<_> = (0..20).map(|id| spoken(&runs, id, 20)).collect();
     let stats = runs.stats();
     assert!(
@@ -468,10 +442,9 @@ fn finished_runs_are_bounded_in_bytes() {
 #[test]
 fn superseded_runs_are_bounded_in_bytes() {
     let bound = 20_000;
-    let runs = Runs::new(Options {
-        finished_bytes: bound,
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.finished_bytes = bound;
+    }));
     let kept: Vec<_> = (0..20).map(|_| spoken(&runs, 1, 20)).collect();
     let stats = runs.stats();
     assert!(
@@ -486,11 +459,10 @@ fn superseded_runs_are_bounded_in_bytes() {
 /// it.
 #[test]
 fn readers_of_forgotten_runs_are_bounded() {
-    let runs = Runs::new(Options {
-        finished: 0,
-        finished_bytes: 20_000,
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.finished = 0;
+        options.finished_bytes = 20_000;
+    }));
     let mut readers = Vec::new();
     for id in 0..20 {
         let run = open(&runs, id);
@@ -521,16 +493,15 @@ fn readers_of_forgotten_runs_are_bounded() {
 /// The bound on live runs holds, and is told; a run that ends makes room.
 #[test]
 fn live_runs_are_bounded() {
-    let runs = Runs::new(Options {
-        max_live: Some(2),
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.max_live = Some(2);
+    }));
     let (first, _second) = (open(&runs, 1), open(&runs, 2));
-    let refused = runs.open(3, Opening::default()).unwrap_err();
+    let refused = runs.open(3).unwrap_err();
     assert_eq!(refused, OpenError::TooMany(2));
-    assert_eq!(runs.stats().oldest.unwrap().0, 1.into());
+    assert_eq!(runs.stats().oldest.unwrap().id, 1.into());
     assert!(first.complete("").unwrap());
-    assert_eq!(runs.stats().oldest.unwrap().0, 2.into());
+    assert_eq!(runs.stats().oldest.unwrap().id, 2.into());
     open(&runs, 3);
     runs.configure(|options| options.max_live = None);
     let _more: Vec<_> = (4..10).map(|id| open(&runs, id)).collect();
@@ -539,10 +510,9 @@ fn live_runs_are_bounded() {
 /// A bound on the number of finished runs counts each id once, though several of its generations have ended.
 #[test]
 fn superseded_generations_do_not_count() {
-    let runs = Runs::new(Options {
-        finished: 3,
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.finished = 3;
+    }));
     spoken(&runs, 1, 0);
     for _ in 0..10 {
         spoken(&runs, 2, 0);
@@ -558,12 +528,11 @@ fn children_end_with_their_parent() {
         let runs = Runs::default();
         let top = open(&runs, 1);
         let below = |id: i64, parent: &Arc<Run>, detached: bool| {
-            let opening = Opening {
-                parent: Some(parent),
-                detached,
-                ..Opening::default()
-            };
-            runs.open(id, opening).unwrap()
+            runs.builder(id)
+                .parent(parent)
+                .detached(detached)
+                .open()
+                .unwrap()
         };
         let (child, apart) = (below(2, &top, false), below(3, &top, true));
         let grandchild = below(4, &child, true);
@@ -574,9 +543,9 @@ fn children_end_with_their_parent() {
         } else {
             assert!(top.complete("").unwrap());
         }
-        let why = child.token().cancelled().unwrap();
+        let why = child.token().reason().unwrap();
         assert_eq!(why.kind, CancelKind::Parent);
-        assert_eq!(&*why.reason, "the parent run 1 has ended");
+        assert_eq!(&*why.message, "the parent run 1 has ended");
         assert!(grandchild.token().is_cancelled());
         assert!(!ended.token().is_cancelled() && !apart.token().is_cancelled());
         assert!(apart.complete("").unwrap());
@@ -780,8 +749,13 @@ proptest! {
                     let parent = below.filter(|parent| *parent < model.runs.len());
                     let above = parent.map(|parent| model.runs[parent].run.clone());
                     let deadline = late.then(Instant::now);
-                    let opening = Opening { parent: above.as_ref(), detached, deadline, pending, ..Opening::default() };
-                    let opened = runs.open(id, opening);
+                    let opened = runs
+                        .builder(id)
+                        .parent(above.as_ref())
+                        .detached(detached)
+                        .deadline(deadline)
+                        .pending(pending)
+                        .open();
                     prop_assert_eq!(opened.as_ref().err().map(refusal), model.refuses(id, parent));
                     let Ok(run) = opened else { continue };
                     let before = model.runs.iter().filter(|run| run.id == id).count() as u64;

@@ -2,9 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 
+use crate::options;
 use llm_callback::{
-    Batch, Body, Followed, Hold, Limits, NdjsonFile, OpenError, Opening, Options, Refused, Run,
-    RunId, RunState, Runs, Sink, SinkHandle, Word,
+    Batch, EncodedBody, EventKind, Followed, Hold, Limits, NdjsonFile, OpenError, Refused, Run,
+    RunId, RunState, Runs, Sink, SinkHandle,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(60);
-const GAP: Word = Word::STREAM_GAP;
+const GAP: EventKind = EventKind::STREAM_GAP;
 
 /// What a sink was told: of which run, and what.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +24,7 @@ enum Told {
     Opened,
     Event {
         sequence: u64,
-        word: Word,
+        word: EventKind,
         /// Of a gap: how many are missing.
         lost: u64,
     },
@@ -59,7 +60,7 @@ impl<F: FnMut(&Batch<'_>) -> Result<(), usize> + Send + 'static> Sink for Probe<
             let lost = event.data["lost"].as_u64().unwrap_or(0);
             let told = Told::Event {
                 sequence: frame.sequence(),
-                word: frame.word(),
+                word: frame.kind().clone(),
                 lost,
             };
             self.note(batch.run(), told);
@@ -111,11 +112,11 @@ fn gated(hold: Hold) -> (SinkHandle, Log, mpsc::Sender<()>, mpsc::Receiver<()>) 
 }
 
 fn open(runs: &Runs, id: i64) -> Arc<Run> {
-    runs.open(id, Opening::default()).unwrap()
+    runs.open(id).unwrap()
 }
 
-fn token() -> Body {
-    Body::from_json(Word::LLM_STREAM, b"null", br#"{"content":"x"}"#)
+fn token() -> EncodedBody {
+    EncodedBody::from_json(EventKind::LLM_STREAM, b"null", br#"{"content":"x"}"#)
 }
 
 fn say(run: &Run, number: usize) {
@@ -130,10 +131,10 @@ fn told_of(told: &Log, id: i64) -> Vec<Told> {
     of_run.map(|(.., told)| told.clone()).collect()
 }
 
-fn words_of(told: &Log, id: i64) -> Vec<(u64, Word)> {
+fn words_of(told: &Log, id: i64) -> Vec<(u64, EventKind)> {
     let told = told_of(told, id);
     let events = told.iter().filter_map(|told| match told {
-        Told::Event { sequence, word, .. } => Some((*sequence, *word)),
+        Told::Event { sequence, word, .. } => Some((*sequence, word.clone())),
         Told::Opened | Told::Ended => None,
     });
     events.collect()
@@ -194,13 +195,13 @@ fn sinks_come_and_go() {
     assert_eq!(
         words_of(&told, 2),
         [
-            (1, Word::STARTED),
-            (2, Word::LLM_STREAM),
-            (3, Word::COMPLETED)
+            (1, EventKind::STARTED),
+            (2, EventKind::LLM_STREAM),
+            (3, EventKind::COMPLETED)
         ]
     );
     assert_eq!(checked(&told_of(&told, 2), 3), 0);
-    assert_eq!(words_of(&told, 3), [(1, Word::STARTED)]);
+    assert_eq!(words_of(&told, 3), [(1, EventKind::STARTED)]);
     assert_eq!(told_of(&told, 4), []);
 }
 
@@ -211,16 +212,12 @@ fn a_refused_run_says_nothing() {
     let (handle, told) = willing();
     runs.add_sink(handle).unwrap();
     let run = open(&runs, 1);
-    assert!(runs.open(1, Opening::default()).is_err());
+    assert!(runs.open(1).is_err());
     let elsewhere = open(&Runs::default(), 1);
-    let below = Opening {
-        parent: Some(&elsewhere),
-        ..Opening::default()
-    };
-    assert!(runs.open(2, below).is_err());
+    assert!(runs.builder(2).parent(&elsewhere).open().is_err());
     run.complete(&"text").unwrap();
     assert!(runs.shutdown("going home", LONG));
-    assert!(runs.open(3, Opening::default()).is_err());
+    assert!(runs.open(3).is_err());
     assert_eq!(checked(&told_of(&told, 1), 2), 0);
     assert_eq!(told.lock().unwrap().len(), 4);
 }
@@ -254,7 +251,10 @@ fn abandoned_runs_reach_the_sinks() {
     runs.add_sink(handle).unwrap();
     let run = open(&runs, 1);
     drop((run, runs));
-    assert_eq!(words_of(&told, 1), [(1, Word::STARTED), (2, Word::FAILED)]);
+    assert_eq!(
+        words_of(&told, 1),
+        [(1, EventKind::STARTED), (2, EventKind::FAILED)]
+    );
 }
 
 /// Shutting down ends all runs before any callback runs, each in its own name, and waits for sinks so long and no longer:
@@ -265,15 +265,14 @@ fn shutdown_ends_and_drains() {
     let (handle, told, open_gate, _waiting) = gated(Hold::default());
     runs.add_sink(handle).unwrap();
     let parent = open(&runs, 1);
-    let opening = Opening {
-        parent: Some(&parent),
-        pending: true,
-        ..Opening::default()
-    };
     let all = [
         parent.clone(),
         open(&runs, 2),
-        runs.open(3, opening).unwrap(),
+        runs.builder(3)
+            .parent(&parent)
+            .pending(true)
+            .open()
+            .unwrap(),
     ];
     let called = Arc::new(AtomicUsize::new(0));
     for run in &all {
@@ -286,11 +285,9 @@ fn shutdown_ends_and_drains() {
     }
     assert!(!runs.shutdown("going home", Duration::from_millis(1)));
     assert_eq!(called.load(Ordering::Relaxed), 3);
-    assert_eq!(
-        runs.open(4, Opening::default()).unwrap_err(),
-        OpenError::ShutDown
-    );
-    assert_eq!(all[2].log().len(), (1, 1));
+    assert_eq!(runs.open(4).unwrap_err(), OpenError::ShutDown);
+    let size = all[2].log().size();
+    assert_eq!((size.appended, size.held), (1, 1));
     drop(open_gate);
     assert!(!runs.shutdown("again", LONG), "not all is written");
     let stats = runs.sinks()[0].stats();
@@ -319,7 +316,7 @@ fn ends_that_race_a_shutdown_reach_the_sinks() {
                     let mut ids = Vec::new();
                     for number in 0.. {
                         let id = thread + THREADS * number;
-                        let Ok(run) = runs.open(id, Opening::default()) else {
+                        let Ok(run) = runs.open(id) else {
                             break;
                         };
                         ids.push(id);
@@ -338,7 +335,7 @@ fn ends_that_race_a_shutdown_reach_the_sinks() {
         let mut last = HashMap::new();
         for (id, _, event) in told.lock().unwrap().iter() {
             if let Told::Event { word, .. } = event {
-                last.insert(id.clone(), *word);
+                last.insert(id.clone(), word.clone());
             }
         }
         for id in opened {
@@ -377,10 +374,9 @@ fn a_sink_that_panics_is_offered_the_events_again() {
 /// event.
 #[test]
 fn a_slow_sink_has_an_explicit_gap() {
-    let runs = Runs::new(Options {
-        limits: Limits::from(10),
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.limits = Limits::from(10);
+    }));
     let (handle, told, open_gate, waiting) = gated(Hold::default());
     runs.add_sink(handle).unwrap();
     let run = open(&runs, 1);
@@ -403,10 +399,9 @@ fn a_hung_sink_holds_a_bounded_number_of_bytes() {
         bytes: 40_000,
         ..Hold::default()
     };
-    let runs = Runs::new(Options {
-        finished: 0,
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.finished = 0;
+    }));
     let (handle, told, open_gate, waiting) = gated(hold);
     runs.add_sink(handle).unwrap();
     for id in 0..RUNS {
@@ -442,10 +437,9 @@ fn a_hung_sink_holds_for_a_bounded_time() {
         time: Duration::from_millis(5),
         ..Hold::default()
     };
-    let runs = Runs::new(Options {
-        finished: 0,
-        ..Options::default()
-    });
+    let runs = Runs::new(options(|options| {
+        options.finished = 0;
+    }));
     let (handle, told, open_gate, waiting) = gated(hold);
     runs.add_sink(handle).unwrap();
     let run = open(&runs, 1);
@@ -567,7 +561,10 @@ proptest! {
         says in prop::collection::vec((0..4_i64, 0..30_usize), 1..20),
         limit in 5..40_usize,
     ) {
-        let runs = Runs::new(Options { limits: Limits::from(limit), finished: 1, ..Options::default() });
+        let runs = Runs::new(options(|options| {
+            options.limits = Limits::from(limit);
+            options.finished = 1;
+        }));
         let mut refusals = refusals.into_iter();
         let (handle, told) = probe(Hold::default(), move |_| {
             refusals.next().flatten().map_or(Ok(()), Err)
@@ -583,7 +580,7 @@ proptest! {
         prop_assert!(runs.flush(LONG));
         let (mut missing, mut said) = (0, 0);
         for (id, run) in (0..).zip(&open) {
-            let last = run.log().len().0;
+            let last = run.log().size().appended;
             missing += checked(&told_of(&told, id), last);
             said += last;
         }

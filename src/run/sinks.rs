@@ -1,0 +1,34 @@
+//! The sinks of a table.
+
+use crate::sink::{Shared, SinkHandle};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The sinks of a table.
+#[derive(Default)]
+pub(super) struct Sinks {
+    pub(super) handles: Vec<SinkHandle>,
+    /// What the log of the next run tells of its events: the same sinks.
+    pub(super) shared: Arc<[Arc<Shared>]>,
+}
+
+impl Sinks {
+    /// To be called after each change of the handles.
+    pub(super) fn share(&mut self) {
+        self.shared = self.handles.iter().map(SinkHandle::shared).collect();
+    }
+}
+
+/// How long sinks are waited for when the last handle of a table is dropped.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Drop for Sinks {
+    fn drop(&mut self) {
+        // Also those of which somebody keeps a handle.
+        let end = Instant::now().checked_add(PATIENCE);
+        let stopping: Vec<_> = self.handles.iter().map(|sink| sink.stop(end)).collect();
+        for sink in &stopping {
+            sink.wait_until(end);
+        }
+    }
+}
