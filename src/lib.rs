@@ -45,7 +45,6 @@ mod registry;
 mod run;
 mod run_id;
 mod sink;
-mod stats;
 mod sync;
 mod threads;
 mod wire;
@@ -65,7 +64,6 @@ pub use run::{
 };
 pub use run_id::RunId;
 pub use sink::{Batch, Followed, Hold, NdjsonFile, Refused, Sink, SinkHandle, SinkStats};
-pub use stats::{Counters, Stats};
 pub use threads::after_fork_in_child;
 pub use wire::{
     Action, BodyTemplate, Category, EncodedBody, Event, EventId, EventKind, Frame, FrameEncoder,

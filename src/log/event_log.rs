@@ -205,6 +205,15 @@ impl EventLog {
         Ok(Entry { log, state, ms })
     }
 
+    /// Appends the opening, if the log still waits for its first event.
+    pub(crate) fn open(&self) {
+        if let Some(mut entry) = self.enter_unopened()
+            && let Some(opening) = entry.state.opening.take()
+        {
+            entry.append(&opening).wake();
+        }
+    }
+
     /// Takes the lock if the log still waits for its first event.
     pub(crate) fn enter_unopened(&self) -> Option<Entry<'_>> {
         let ms = clock();
@@ -518,20 +527,9 @@ pub(crate) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// Appends the event, unlocks, and tells the log's listener.
-    pub(crate) fn append(mut self, body: &EncodedBody) -> Appended<'a> {
-        let id = self.state.append(self.ms, body);
-        self.finish(id)
-    }
-
-    /// Appends the opening of an unopened log, unlocks, and tells the log's listener. None if the log was opened before.
-    pub(crate) fn open(mut self) -> Option<Appended<'a>> {
-        let opening = self.state.opening.take()?;
-        let id = self.state.append(self.ms, &opening);
-        Some(self.finish(id))
-    }
-
-    fn finish(self, id: EventId) -> Appended<'a> {
-        let Self { log, mut state, .. } = self;
+    pub(crate) fn append(self, body: &EncodedBody) -> Appended<'a> {
+        let Self { log, mut state, ms } = self;
+        let id = state.append(ms, body);
         log.note_bytes(&state);
         let is_end = state.is_ended;
         let woken = state.waiters.take();

@@ -125,7 +125,6 @@ impl Window {
 }
 
 #[cfg(all(test, not(loom)))]
-#[expect(clippy::unwrap_used, reason = "a test may, and its helpers")]
 mod tests {
     use super::*;
     use crate::wire::{EncodedBody, EventKind, FrameEncoder};

@@ -1,6 +1,9 @@
 //! After `fork`, the child starts with empty registries: its parent's runs are not its own.
 
-use super::{interpreter, process, registry, table};
+use crate::python::cpython::interpreter;
+use crate::python::cpython::process;
+use crate::python::shared::registered;
+use crate::python::shared::table;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -10,11 +13,11 @@ fn forget_the_parents_runs(py: Python<'_>) -> PyResult<()> {
     crate::after_fork_in_child();
     table::forget(py);
     interpreter::find_main_thread(py)?;
-    registry::forget(py)
+    registered::forget(py)
 }
 
 /// Has the registries emptied in the child of every later fork.
-pub(super) fn install(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     // Windows has no fork.
     let Some(register) = py.import("os")?.getattr_opt("register_at_fork")? else {
         return Ok(());

@@ -6,40 +6,13 @@
 //! one of our locks calls Python or detaches: so no lock of ours is ever waited for with the GIL held. On a
 //! free-threaded build such a wait is as long as one map operation.
 
-mod arguments;
-mod attached;
-mod attributes;
-mod cancelled;
-mod context;
-mod dispatch;
-mod encode;
-mod ending;
-mod event;
-mod exit;
+mod cpython;
+mod dropin;
 mod fork;
-mod handler;
-mod interpreter;
-mod loaded;
-mod log_file;
-mod names;
-mod process;
-mod registry;
-mod route;
-mod run;
-mod run_callback;
-mod run_handler;
-mod run_id;
-mod run_key;
 mod runs;
 mod settings;
-mod shutdown;
-mod sink;
-mod slot;
+mod shared;
 mod stats;
-mod subscription;
-mod table;
-mod token;
-mod wait;
 
 use pyo3::prelude::*;
 
@@ -47,66 +20,71 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::context::{
+    use super::cpython::exit::write_unraisable;
+    #[pymodule_export]
+    use super::dropin::context::{
         check_cancellation, clear_current_run_id, get_current_run_id,
         get_global_cancellation_checker, get_global_event_callback, set_current_run_id,
         set_global_cancellation_checker, set_global_event_callback,
     };
     #[pymodule_export]
-    use super::ending::set_flush;
+    use super::dropin::handler::create_callback_handler;
     #[pymodule_export]
-    use super::exit::write_unraisable;
-    #[pymodule_export]
-    use super::handler::{PyHandler, create_callback_handler};
-    #[pymodule_export]
-    use super::log_file::log_to_file;
-    #[pymodule_export]
-    use super::registry::{
+    use super::dropin::registry::{
         callbacks, checkers, get_cancellation_checker, get_event_callback,
         register_cancellation_checker, register_event_callback,
     };
     #[pymodule_export]
-    use super::run::PyRun;
+    use super::runs::ending::set_flush;
     #[pymodule_export]
-    use super::run_callback::{PyRunCallback, PyRunChecker};
+    use super::runs::log_file::log_to_file;
     #[pymodule_export]
-    use super::run_handler::PyRunHandler;
+    use super::runs::module::{active_runs, cancel_run, get_run, open_run};
     #[pymodule_export]
-    use super::runs::{active_runs, cancel_run, get_run, open_run};
+    use super::runs::run::PyRun;
+    #[pymodule_export]
+    use super::runs::run_callback::{PyRunCallback, PyRunChecker};
+    #[pymodule_export]
+    use super::runs::run_handler::PyRunHandler;
+    #[pymodule_export]
+    use super::runs::shutdown::shutdown;
+    #[pymodule_export]
+    use super::runs::sink::{PySinkHandle, add_sink, flush};
+    #[pymodule_export]
+    use super::runs::subscription::{PySse, PySubscription};
+    #[pymodule_export]
+    use super::runs::token::{PyRegistration, PyToken, set_token_class};
     #[pymodule_export]
     use super::settings::configure;
     #[pymodule_export]
-    use super::shutdown::shutdown;
-    #[pymodule_export]
-    use super::sink::{PySinkHandle, add_sink, flush};
+    use super::shared::handler::PyHandler;
     #[pymodule_export]
     use super::stats::stats;
-    #[pymodule_export]
-    use super::subscription::{PySse, PySubscription};
-    #[pymodule_export]
-    use super::token::{PyRegistration, PyToken, set_token_class};
 
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
-        super::interpreter::refuse_all_but_the_main(py)?;
-        super::route::read_environment()?;
+        super::cpython::interpreter::refuse_all_but_the_main(py)?;
+        super::dropin::route::read_environment()?;
         // What is needed from Python is made and looked up now: at interpreter exit, imports fail; and the child of a
         // fork would wait for ever for what another thread was making.
-        super::names::names(py);
-        super::interpreter::find_main_thread(py)?;
-        super::context::prepare(py)?;
-        super::dispatch::prepare(py)?;
-        super::event::prepare(py)?;
-        super::handler::prepare(py)?;
-        super::registry::prepare(py);
-        super::table::prepare();
-        super::shutdown::prepare(py)?;
-        super::subscription::prepare(py)?;
-        super::token::prepare(py);
-        super::slot::install(py);
+        super::cpython::names::names(py);
+        super::cpython::interpreter::find_main_thread(py)?;
+        super::dropin::current::prepare(py)?;
+        super::shared::cancelled::run_cancelled(py)?;
+        super::shared::print::prepare(py)?;
+        super::shared::tool_calls::prepare(py)?;
+        super::shared::event::prepare(py)?;
+        super::shared::handler::zero(py)?;
+        super::shared::registered::prepare(py);
+        super::shared::table::prepare();
+        super::runs::run_handler::prepare(py);
+        super::runs::shutdown::prepare(py)?;
+        super::runs::subscription::prepare(py)?;
+        super::runs::token::prepare(py);
+        super::dropin::slot::install(py);
         super::fork::install(py)
     }
 }

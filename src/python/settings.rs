@@ -1,9 +1,10 @@
 //! `configure`: what holds for the whole process.
 
-use super::arguments::Arg;
-use super::exit::sleep_if_ended;
-use super::wait::{number, seconds};
-use super::{route, table};
+use crate::python::cpython::arguments::Arg;
+use crate::python::cpython::exit::sleep_if_ended;
+use crate::python::cpython::wait::{number, seconds};
+use crate::python::dropin::route;
+use crate::python::shared::table;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::time::Duration;
@@ -36,7 +37,7 @@ use std::time::Duration;
     clippy::too_many_arguments,
     reason = "each is a keyword of its own in Python"
 )]
-pub(super) fn configure<'py>(
+pub(crate) fn configure<'py>(
     py: Python<'py>,
     route: Arg<'_, 'py>,
     log_events: Arg<'_, 'py>,

@@ -1,13 +1,11 @@
-//! The counters' Python face.
+//! `stats()`: everything that this process counts.
 
-use super::{registry, sink, table};
-use crate::Counters;
-use crate::sync::LazyLock;
+use crate::python::runs::sink;
+use crate::python::shared::counters::COUNTERS;
+use crate::python::shared::registered;
+use crate::python::shared::table;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-
-/// What every handler of this process counts.
-pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);
 
 /// Return what was delivered, dropped and cancelled since import, and what is registered now.
 ///
@@ -23,9 +21,9 @@ pub(super) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default
 ///
 /// A new dict each time. Thread-safe. Takes the lock of each run's log for a moment, without the GIL.
 #[pyfunction]
-pub(super) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+pub(crate) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let counted = COUNTERS.stats();
-    let (callbacks, checkers) = registry::len(py);
+    let (callbacks, checkers) = registered::len(py);
     let dropped = PyDict::new(py);
     dropped.set_item("no_callback", counted.no_callback)?;
     dropped.set_item("route", counted.route)?;

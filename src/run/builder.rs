@@ -39,9 +39,25 @@ pub struct RunBuilder<'a> {
     is_pending: bool,
 }
 
+impl Runs {
+    /// Opens a run of its own that starts at once: the shorthand of [`builder(id).open()`](Self::builder).
+    ///
+    /// # Errors
+    ///
+    /// See [`RunBuilder::open`].
+    pub fn open(&self, id: impl Into<RunId>) -> Result<Arc<Run>, OpenError> {
+        self.builder(id).open()
+    }
+
+    /// Describes a run that is to be opened.
+    pub fn builder(&self, id: impl Into<RunId>) -> RunBuilder<'_> {
+        RunBuilder::new(self, id.into())
+    }
+}
+
 impl<'a> RunBuilder<'a> {
     /// A run of its own without a deadline, that starts at once.
-    pub(super) fn new(runs: &'a Runs, id: RunId) -> Self {
+    fn new(runs: &'a Runs, id: RunId) -> Self {
         Self {
             runs,
             id,

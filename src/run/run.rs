@@ -196,11 +196,7 @@ impl Run {
         if self.is_unstarted.load(Ordering::Acquire) {
             match self.token.reason() {
                 Some(reason) => self.end_unstarted(&reason),
-                None => {
-                    if let Some(opened) = self.log.enter_unopened().and_then(|entry| entry.open()) {
-                        opened.wake();
-                    }
-                }
+                None => self.log.open(),
             }
             self.is_unstarted.store(false, Ordering::Release);
         }

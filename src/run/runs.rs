@@ -1,8 +1,6 @@
 //! The runs of a process: opened, found and cancelled, with the sinks that get all their events.
 
-use super::builder::RunBuilder;
 use super::observer::Observer;
-use super::open_error::OpenError;
 use super::options::Options;
 use super::run::Run;
 use super::sinks::Sinks;
@@ -65,20 +63,6 @@ impl Runs {
     /// forgotten at once. The logs of runs that were opened before keep their limits.
     pub fn configure(&self, change: impl FnOnce(&mut Options)) {
         self.0.table.configure(change);
-    }
-
-    /// Opens a run of its own that starts at once: the shorthand of [`builder(id).open()`](Self::builder).
-    ///
-    /// # Errors
-    ///
-    /// See [`RunBuilder::open`].
-    pub fn open(&self, id: impl Into<RunId>) -> Result<Arc<Run>, OpenError> {
-        self.builder(id).open()
-    }
-
-    /// Describes a run that is to be opened.
-    pub fn builder(&self, id: impl Into<RunId>) -> RunBuilder<'_> {
-        RunBuilder::new(self, id.into())
     }
 
     /// Whether any run is live. One relaxed atomic load: for a host that asks at every event and mostly has none.

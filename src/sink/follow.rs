@@ -1,9 +1,8 @@
 //! One run as one sink follows it: whether it has news, and how far the sink has taken it.
 
 use super::Followed;
-use super::handle::Shared;
+use super::channel::Channel;
 use crate::log::{Cursor, EventLog, Outline};
-use crate::run_id::RunId;
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -16,11 +15,11 @@ pub(super) struct Follow {
     log: Weak<EventLog>,
     /// Whether the run is in the follower's queue, or about to be. No news is lost: an emitting thread appends under the
     /// log's lock before it looks here; the follower clears this before it takes that lock to read. So an emitting thread
-    /// that finds it set has appended before that read. Acquire and Release: see [`Shared::announcing`].
+    /// that finds it set has appended before that read. Acquire and Release: see [`Channel::announcing`].
     has_news: AtomicBool,
     /// Protects how far the sink has taken the run. Under it: work on these fields.
     progress: Mutex<Progress>,
-    sink: Arc<Shared>,
+    channel: Arc<Channel>,
 }
 
 struct Progress {
@@ -77,40 +76,25 @@ pub(super) struct Written {
 pub(super) enum Turn {
     /// Read on in the log, from here, as far as its last event now.
     Read(Arc<EventLog>, Cursor),
-    /// The log is let go of: write what is left of it.
-    Outline(Outline, u64),
+    /// The log is let go of, and the sink has taken the run up to this event: write what is left.
+    Outline(u64),
     /// Nothing: it waits for its next try.
     Waits,
     /// Nothing: the sink has taken all, or all that is left.
     Over,
 }
 
-/// A run that was just opened.
-pub(crate) struct Opened<'a> {
-    pub(crate) id: &'a RunId,
-    pub(crate) generation: u64,
-    /// Greater than that of every run that was opened before it in the same table.
-    pub(crate) number: u64,
-}
-
-/// One run as all its sinks follow it.
-pub(crate) struct Follows(Box<[Arc<Follow>]>);
-
-impl Follows {
-    /// Tells the sinks that the run has news. `is_end`: the last event is its terminal one.
-    pub(crate) fn tell(&self, is_end: bool) {
-        for follow in &self.0 {
-            follow.tell(is_end);
-        }
-    }
-}
-
-/// Has these sinks follow a run that has no event yet.
-pub(crate) fn follow(sinks: &[Arc<Shared>], run: &Opened<'_>, log: &Weak<EventLog>) -> Follows {
-    let follow = |sink: &Arc<Shared>| {
-        let follow = Arc::new(Follow {
-            run: Followed::new(run.id.clone(), run.generation),
-            number: run.number,
+impl Follow {
+    /// A run that the sink has taken nothing of.
+    pub(super) fn new(
+        run: Followed,
+        number: u64,
+        log: &Weak<EventLog>,
+        channel: &Arc<Channel>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            run,
+            number,
             log: log.clone(),
             has_news: AtomicBool::new(false),
             progress: Mutex::new(Progress {
@@ -122,15 +106,15 @@ pub(crate) fn follow(sinks: &[Arc<Shared>], run: &Opened<'_>, log: &Weak<EventLo
                 is_refused: false,
                 given_up: None,
             }),
-            sink: Arc::clone(sink),
-        });
-        sink.add(&follow);
-        follow
-    };
-    Follows(sinks.iter().map(follow).collect())
-}
+            channel: Arc::clone(channel),
+        })
+    }
 
-impl Follow {
+    /// The run's log, while the run or a backlog holds it.
+    pub(super) fn log(&self) -> Option<Arc<EventLog>> {
+        self.log.upgrade()
+    }
+
     pub(super) fn run(&self) -> &Followed {
         &self.run
     }
@@ -139,23 +123,14 @@ impl Follow {
         self.number
     }
 
-    /// Has the follower read the run's log. `is_end`: the last event is its terminal one.
-    fn tell(self: &Arc<Self>, is_end: bool) {
-        if is_end && let Some(log) = self.log.upgrade() {
-            // Before the follower hears of it, and while the run still holds its log.
-            self.sink.hold(self, &log);
-        }
-        self.announce();
-    }
-
     /// Puts the run into the follower's queue, unless it is there.
-    pub(super) fn announce(self: &Arc<Self>) {
+    pub(super) fn announce(&self) {
         if self.has_news.load(Ordering::Acquire) {
             return;
         }
-        self.sink.announcing(|sink| {
+        self.channel.announcing(|channel| {
             if !self.has_news.swap(true, Ordering::AcqRel) {
-                sink.push(self);
+                channel.push_news(self.number);
             }
         });
     }
@@ -183,10 +158,7 @@ impl Follow {
         if !is_given_up && let Some(log) = self.log.upgrade() {
             return Turn::Read(log, cursor);
         }
-        match self.sink.outline(self.number) {
-            Some(outline) => Turn::Outline(outline, taken),
-            None => Turn::Over,
-        }
+        Turn::Outline(taken)
     }
 
     /// Whether this is the first time that somebody asks.
@@ -196,7 +168,7 @@ impl Follow {
 
     /// Notes that the sink has taken events: see [`Written`].
     pub(super) fn has_written(&self, done: Written) {
-        let counts = &self.sink.counts;
+        let counts = &self.channel.counts;
         counts.written.fetch_add(done.events, Ordering::Relaxed);
         let Written {
             cursor,
@@ -242,9 +214,7 @@ impl Follow {
 
     /// Notes that the sink has taken the terminal event. Whether it is news.
     pub(super) fn ends(&self) -> bool {
-        let was_ended = std::mem::replace(&mut self.progress.lock().is_ended, true);
-        self.sink.let_go(self.number);
-        !was_ended
+        !std::mem::replace(&mut self.progress.lock().is_ended, true)
     }
 
     /// The log is let go of: what the sink has not taken counts as dropped, but what is kept of it.
@@ -258,7 +228,7 @@ impl Follow {
         };
         given_up.dropped = given_up.dropped_after(progress.taken);
         let before = progress.given_up.as_ref().map_or(0, |it| it.dropped);
-        self.sink
+        self.channel
             .counts
             .dropped
             .fetch_add(given_up.dropped - before, Ordering::Relaxed);
@@ -274,7 +244,7 @@ impl Follow {
         let mut progress = self.progress.lock();
         if progress.given_up.is_none() && !progress.is_ended {
             let dropped = last.saturating_sub(progress.taken);
-            let counts = &self.sink.counts;
+            let counts = &self.channel.counts;
             counts.dropped.fetch_add(dropped, Ordering::Relaxed);
             progress.given_up = Some(GivenUp {
                 first: None,

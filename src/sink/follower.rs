@@ -1,8 +1,10 @@
 //! The thread of one sink: it reads the runs that have news from their logs, writes them, and tries again what failed.
 
+use super::channel::Note;
+use super::flush::AskedToFlush;
 use super::follow::{Follow, Turn, Written};
-use super::handle::{AskedToFlush, Shared};
 use super::queue::Taker;
+use super::shared::Shared;
 use super::{Batch, Refused, Sink};
 use crate::log::{Cursor, EventLog, Limits};
 use crate::wire::{EventKind, Frame};
@@ -24,16 +26,6 @@ const IDLE: Duration = Duration::from_secs(1);
 /// The pause after the first failure, and the longest one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// What a follower is told.
-pub(super) enum Note {
-    /// The run of this number has events that the sink has not taken.
-    News(u64),
-    /// Flush, once all that was told before is written.
-    Flush(AskedToFlush),
-    /// End once all that was told before is written.
-    Stop,
-}
 
 /// The state of a sink's thread.
 pub(super) struct Follower<S> {
@@ -115,7 +107,10 @@ impl<S: Sink> Follower<S> {
     fn turn(&mut self, follow: &Arc<Follow>) {
         match follow.turn() {
             Turn::Read(log, cursor) => self.read(follow, &log, cursor),
-            Turn::Outline(outline, taken) => {
+            Turn::Outline(taken) => {
+                let Some(outline) = self.shared.outline(follow.number()) else {
+                    return;
+                };
                 let last = outline.last_sequence();
                 let frames = outline.after(taken);
                 let done = Written {
@@ -220,7 +215,9 @@ impl<S: Sink> Follower<S> {
     }
 
     fn ended(&mut self, follow: &Arc<Follow>) {
-        if follow.ends() {
+        let is_first = follow.ends();
+        self.shared.let_go(follow.number());
+        if is_first {
             let sink = &mut self.sink;
             let told = caught(|| {
                 sink.ended(follow.run());

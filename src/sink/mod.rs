@@ -10,17 +10,24 @@
 //! held while a sink is called.
 
 mod backlog;
+mod channel;
+mod flush;
 mod follow;
 mod follower;
 mod handle;
 mod ndjson;
 mod queue;
+mod settled;
+mod shared;
+mod stats;
 
 pub use backlog::Hold;
-pub(crate) use follow::{Follows, Opened, follow};
-pub(crate) use handle::{Flushing, Shared, Stopping};
-pub use handle::{SinkHandle, SinkStats};
+pub(crate) use flush::Flushing;
+pub use handle::SinkHandle;
+pub(crate) use handle::Stopping;
 pub use ndjson::NdjsonFile;
+pub(crate) use shared::{Follows, Opened, Shared, follow};
+pub use stats::SinkStats;
 
 use crate::run_id::RunId;
 use crate::wire::Frame;

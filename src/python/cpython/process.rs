@@ -1,0 +1,63 @@
+//! What belongs to the process that made it: after a fork, the child has a copy that nobody may touch.
+//!
+//! Its locks may be held by threads that the child does not have, and its readers and files are the parent's.
+
+use crate::sync::{AtomicU64, Ordering};
+use pyo3::PyErr;
+use pyo3::exceptions::PyRuntimeError;
+use std::mem::ManuallyDrop;
+
+/// How many forks lie between this process and the one that imported us. Relaxed: it changes while there is one
+/// thread.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// In the child of a fork: what was made before belongs to the parent.
+pub(crate) fn has_forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A value that the child of a fork neither uses nor drops.
+pub(crate) struct Owned<T> {
+    value: ManuallyDrop<T>,
+    forks: u64,
+}
+
+impl<T> Owned<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self {
+            value: ManuallyDrop::new(value),
+            forks: FORKS.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The value, if this is its process.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        (self.forks == FORKS.load(Ordering::Relaxed)).then_some(&*self.value)
+    }
+
+    /// The value, or the error that tells a user whose it is.
+    pub(crate) fn get_or_raise(&self, what: &str) -> Result<&T, PyErr> {
+        self.get().ok_or_else(|| {
+            PyRuntimeError::new_err(format!(
+                "this {what} belongs to the process that this one was forked from: make one here"
+            ))
+        })
+    }
+
+    /// The value, also that of another process: for what needs no lock.
+    #[inline]
+    pub(crate) fn anyway(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    #[expect(unsafe_code, reason = "leaked where it is another process's")]
+    fn drop(&mut self) {
+        if self.get().is_some() {
+            // SAFETY: dropped here and nowhere else, and nobody has it any more.
+            unsafe { ManuallyDrop::drop(&mut self.value) }
+        }
+    }
+}

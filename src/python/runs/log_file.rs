@@ -1,0 +1,76 @@
+//! A file that gets every run's events.
+
+use super::sink::{PySinkHandle, added, hold};
+use crate::python::cpython::arguments::Arg;
+use crate::python::cpython::exit::sleep_if_ended;
+use crate::{NdjsonFile, SinkHandle};
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
+///
+/// A thread of its own writes, without the GIL; nobody waits for the disk. Events that the disk has not taken wait in
+/// their runs' logs: if the disk is full or hangs, they are tried again, and what a log lets go of meanwhile is told by a
+/// line `stream.gap`. The logs of ended runs are held for the file, at most `hold_bytes` of events and for `hold_seconds`
+/// (None: for any time); beyond that only their lifecycle events are, in 16 MiB more, and the others count as dropped in
+/// `stats()["sinks"]`, under the file's real path.
+///
+/// Several lines are written by one system call, whole: what another process appends comes between them. When an event
+/// would make the file larger than `max_bytes`, it is renamed with `.1` at its end, in place of an older one; if that
+/// fails, the file goes on growing, and the error is counted. Nobody else is to move either file. With `fsync` each flush
+/// waits for the disk: after lifecycle events, and once a second while events come.
+///
+/// Returns the :class:`SinkHandle`, by which the file is flushed and closed; it need not be kept. In the child of a fork
+/// nothing is written: call this there, as in a hook of the server's workers. Thread-safe. Raises OSError if the file
+/// cannot be opened, ValueError if this process writes to that path already.
+#[pyfunction]
+#[pyo3(
+    signature = (path, /, *, max_bytes=256 << 20, fsync=false, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),
+    text_signature = "(path, /, *, max_bytes=268435456, fsync=False, hold_bytes=67108864, hold_seconds=300.0)"
+)]
+#[expect(clippy::needless_pass_by_value, reason = "PyO3 makes it for us")]
+pub(crate) fn log_to_file<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    max_bytes: u64,
+    fsync: bool,
+    hold_bytes: Arg<'_, 'py>,
+    hold_seconds: Arg<'_, 'py>,
+) -> PyResult<Bound<'py, PySinkHandle>> {
+    sleep_if_ended(|| {
+        let hold = hold(hold_bytes, hold_seconds)?;
+        let opened = py.detach(|| {
+            let file = NdjsonFile::open(&path, max_bytes)?;
+            let name = match file.path().to_str() {
+                Some(name) => name.to_owned(),
+                // Two such files must not have one name.
+                None => file
+                    .path()
+                    .as_os_str()
+                    .as_encoded_bytes()
+                    .escape_ascii()
+                    .to_string(),
+            };
+            SinkHandle::start(&name, if fsync { file.synced() } else { file }, hold)
+        });
+        let handle =
+            opened.map_err(|error| os_error(py, &error, &path).unwrap_or_else(|error| error))?;
+        added(py, handle, || {
+            format!("events are written to {} already", path.display())
+        })
+    })
+}
+
+/// As Python's own `open` has it: with the number, the words and the file.
+fn os_error(py: Python<'_>, error: &io::Error, path: &Path) -> PyResult<PyErr> {
+    let Some(number) = error.raw_os_error() else {
+        return Ok(PyOSError::new_err(format!("{}: {error}", path.display())));
+    };
+    let words = py.import("os")?.call_method1("strerror", (number,))?;
+    let arguments = (number, words.unbind(), path.as_os_str());
+    Ok(PyErr::from_value(
+        py.get_type::<PyOSError>().call1(arguments)?,
+    ))
+}

@@ -1,0 +1,144 @@
+//! The runs of this process: opened, found, cancelled.
+
+use super::run::PyRun;
+use super::token::kind_and_reason;
+use crate::python::cpython::encode;
+use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended};
+use crate::python::cpython::wait::seconds;
+use crate::python::shared::cancelled::cancelled_error;
+use crate::python::shared::run_id::{id_from_python, minted};
+use crate::python::shared::table::runs;
+use crate::{OpenError, Run};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The run that is given, or the live one of the id that is given.
+fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
+    if let Ok(run) = given.cast::<PyRun>() {
+        return run.get().run().cloned();
+    }
+    let (id, runs) = (id_from_python(given)?, runs(py));
+    py.detach(|| runs.live(&id))
+        .ok_or_else(|| PyRuntimeError::new_err(OpenError::NoParent(id).to_string()))
+}
+
+/// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
+///
+/// `run_id` is an int, a str, or a UUID, which is taken as its text; left out, a UUID is made. `parent` is a live
+/// run, or its id: the new run's token is a child of that one's, and the lifecycle events name it as `parent_run_id`.
+/// `deadline` is in seconds from now; when it has passed, the run is cancelled. With `pending=True` the run is there,
+/// and can be cancelled, but begins with :meth:`Run.start` (or `with`). All other keywords are the data of its first
+/// event, `lifecycle.started`.
+///
+/// The end of the parent, however it ends, cancels the new run too, with kind `parent`, unless it is `detached`. A run
+/// that has ended can still be found and read for 300 seconds, as one of the latest 1 000: see :func:`configure`.
+///
+/// Thread-safe. Blocks for as long as the tables of runs are busy, without the GIL. Raises RuntimeError if a run of that
+/// id is live, the parent is not, as many runs are live as :func:`configure` allows, or the interpreter exits;
+/// RunCancelled if the parent is cancelled; TypeError or ValueError for an id, deadline or data that cannot be.
+#[pyfunction]
+#[pyo3(
+    signature = (run_id=None, /, *, parent=None, detached=false, deadline=None, pending=false, **data),
+    text_signature = "(run_id=None, /, *, parent=None, detached=False, deadline=None, pending=False, **data)"
+)]
+pub(crate) fn open_run<'py>(
+    py: Python<'py>,
+    run_id: Option<&Bound<'py, PyAny>>,
+    parent: Option<&Bound<'py, PyAny>>,
+    detached: bool,
+    deadline: Option<&Bound<'py, PyAny>>,
+    pending: bool,
+    data: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyRun>> {
+    sleep_if_ended(|| {
+        if data.is_some_and(|data| data.contains("run_id").unwrap_or_default()) {
+            return Err(PyTypeError::new_err(
+                "open_run() takes the run's id by position: open_run(42, task=\"…\")",
+            ));
+        }
+        let id = match run_id.filter(|run_id| !run_id.is_none()) {
+            Some(run_id) => id_from_python(run_id)?,
+            None => minted(py)?,
+        };
+        let parent = match parent.filter(|parent| !parent.is_none()) {
+            Some(parent) => Some(live_run(py, parent)?),
+            None => None,
+        };
+        let deadline =
+            seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after));
+        let data = encode::keywords(data)?;
+        let runs = runs(py);
+        let builder = runs.builder(id).parent(parent.as_ref()).detached(detached);
+        let builder = builder.deadline(deadline).pending(pending).data(&data);
+        let builder = builder.expect("raw JSON is JSON");
+        let opened = py.detach(|| builder.open());
+        let run = opened.map_err(|error| match error {
+            OpenError::ParentCancelled(parent, reason) => cancelled_error(py, &parent, &reason),
+            error => PyRuntimeError::new_err(error.to_string()),
+        })?;
+        Bound::new(py, PyRun::new(run))
+    })
+}
+
+/// Return the run of this id, the latest if there were several, live or finished; None if there is none.
+///
+/// Thread-safe. Raises TypeError or ValueError for what is no run id.
+#[pyfunction]
+#[pyo3(signature = (run_id, /))]
+pub(crate) fn get_run<'py>(
+    py: Python<'py>,
+    run_id: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyRun>>> {
+    sleep_if_ended(|| {
+        let id = id_from_python(run_id)?;
+        let runs = runs(py);
+        py.detach(|| runs.get(&id))
+            .map(|run| Bound::new(py, PyRun::new(run)))
+            .transpose()
+    })
+}
+
+/// Return the runs that have not ended, in no order. Thread-safe.
+#[pyfunction]
+pub(crate) fn active_runs(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyRun>>> {
+    sleep_if_ended(|| {
+        let runs = runs(py);
+        py.detach(|| runs.active())
+            .into_iter()
+            .map(|run| Bound::new(py, PyRun::new(run)))
+            .collect()
+    })
+}
+
+/// Ask the live run of this id, and all runs below it, to stop. True if there is one, and nobody had asked before.
+///
+/// A :class:`Run` may stand in the place of its id: then it is this one, and not a later one of the same id.
+/// `kind` is who asks: `user`, `shutdown`, `disconnect`, …; the first reason stays. What the run's tokens have been
+/// given by `on_cancel` is called before this returns. Thread-safe. Raises TypeError or ValueError for what is no run
+/// id or kind.
+#[pyfunction]
+#[pyo3(signature = (run_id, /, reason=None, *, kind="user"), text_signature = "(run_id, /, reason='', *, kind='user')")]
+pub(crate) fn cancel_run<'py>(
+    py: Python<'py>,
+    run_id: &Bound<'py, PyAny>,
+    reason: Option<&Bound<'py, PyString>>,
+    kind: &str,
+) -> PyResult<bool> {
+    sleep_if_ended(|| {
+        let empty = PyString::new(py, "");
+        let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
+        if let Ok(run) = run_id.cast::<PyRun>() {
+            // This one, and not a later one of its id.
+            let run = run.get().run()?;
+            let was_first = py.detach(|| run.cancel(kind, &reason));
+            return raise_interrupt().map(|()| was_first);
+        }
+        let id = id_from_python(run_id)?;
+        let runs = runs(py);
+        let was_first = py.detach(|| runs.cancel(&id, kind, &reason));
+        raise_interrupt().map(|()| was_first)
+    })
+}

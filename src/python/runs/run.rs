@@ -1,0 +1,431 @@
+//! One run, as Python holds it.
+
+use super::emit::emit;
+use super::ending::{cancellation, describe, details, ending};
+use super::kind::{dotted_kind, kind};
+use super::run_handler::PyRunHandler;
+use super::subscription::{self, PySubscription};
+use super::token::{PyToken, kind_and_reason};
+use crate::python::cpython::encode;
+use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended};
+use crate::python::cpython::process::Owned;
+use crate::python::cpython::wait::{seconds, unix_time, wait};
+use crate::python::shared::cancelled::raise_if_cancelled;
+use crate::python::shared::event;
+use crate::python::shared::run_id::id_to_python;
+use crate::sync::OnceLock;
+use crate::{Run, RunState};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use pyo3::{PyTraverseError, PyVisit};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
+///
+/// Used in `with`, leaving the block ends the run: as completed, as failed after an exception, as cancelled where it
+/// was asked to stop; the exception goes on. What has ended stays as it ended, and can still be read.
+///
+/// Thread-safe, re-entrant: all methods may be called from any thread, at any time, also after the end. Two objects
+/// of one run are equal. In the child of a fork its methods raise RuntimeError.
+#[pyclass(name = "Run", module = "llm_callback", frozen, weakref)]
+pub(crate) struct PyRun {
+    run: Owned<Arc<Run>>,
+    /// Made at first use. Not `PyO3`'s: the collector, which looks into this one, hands out no token.
+    token: OnceLock<Py<PyToken>>,
+}
+
+impl PyRun {
+    pub(crate) fn new(run: Arc<Run>) -> Self {
+        Self {
+            run: Owned::new(run),
+            token: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn run(&self) -> PyResult<&Arc<Run>> {
+        self.run.get_or_raise("run")
+    }
+}
+
+#[pymethods]
+impl PyRun {
+    /// The run's id: an int or a str.
+    #[getter]
+    fn run_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        id_to_python(py, self.run.anyway().id())
+    }
+
+    /// The id of the run that this one is a part of, or None.
+    #[getter]
+    fn parent_run_id<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let parent = self.run.anyway().parent();
+        parent.map(|id| id_to_python(py, id)).transpose()
+    }
+
+    /// 1 for the first run of this id, 2 for the one after it, as far as it is remembered.
+    #[getter]
+    fn generation(&self) -> u64 {
+        self.run.anyway().generation()
+    }
+
+    /// `pending`, `running`, `completed`, `failed` or `cancelled`: what its terminal event says, once it is there.
+    #[getter]
+    fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            Ok(py.detach(|| run.state()).as_str())
+        })
+    }
+
+    /// The run's :class:`CancelToken`. Hand it, or children of it, to whoever works for the run.
+    #[getter]
+    fn token(&self, py: Python<'_>) -> PyResult<Py<PyToken>> {
+        if let Some(token) = self.token.get() {
+            return Ok(token.clone_ref(py));
+        }
+        let made = sleep_if_ended(|| PyToken::wrap(py, self.run()?.token().clone()))?;
+        // Of two threads that make one at once, both get the first one's.
+        Ok(self.token.get_or_init(|| made).clone_ref(py))
+    }
+
+    /// The token is an object with a `__dict__`, which may refer to the run. To clear that breaks the cycle.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self.token.get())
+    }
+
+    /// When it was asked to stop, as seconds since 1970; None if it was not.
+    #[getter]
+    fn cancel_requested_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let run = self.run()?;
+        Ok(unix_time(py.detach(|| run.times().requested)))
+    }
+
+    /// When its code was first told to stop, as seconds since 1970, or None.
+    #[getter]
+    fn cancel_acknowledged_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let run = self.run()?;
+        Ok(unix_time(py.detach(|| run.times().acknowledged)))
+    }
+
+    /// When it ended, as seconds since 1970; None while it has not.
+    #[getter]
+    fn finished_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        let run = self.run()?;
+        Ok(unix_time(py.detach(|| run.times().finished)))
+    }
+
+    /// The id of the latest event, or None.
+    #[getter]
+    fn last_event_id(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let run = self.run()?;
+        Ok(py.detach(|| run.log().last_id()).map(|id| id.to_string()))
+    }
+
+    /// Begin a run that was opened with `pending=True`: its first event is `lifecycle.started`.
+    ///
+    /// True if it runs now. False if it has ended, or was asked to stop: then it never starts.
+    fn start(&self, py: Python<'_>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let is_running = py.detach(|| run.start());
+            raise_interrupt().map(|()| is_running)
+        })
+    }
+
+    /// Append an event to the run's log. Returns the event's id, or None if the run has ended: then the event is dropped,
+    /// and counted.
+    ///
+    /// `category` and `action` are members of :class:`EventCategory` and :class:`EventAction`, or their values. A kind of
+    /// your own is one dotted text in their place, and `data` comes next: `emit("billing.charged", {"cents": 5})`. A
+    /// terminal kind, such as `lifecycle.completed`, ends the run as that kind says, whatever the run's token says;
+    /// :meth:`complete` and :meth:`fail` look at the token.
+    ///
+    /// `source` is a :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON at once; a
+    /// value that JSON has no form for becomes `str(value)`. A callback that is registered for the run is called after
+    /// the log has the event.
+    ///
+    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown kind, and for
+    /// data that contain themselves.
+    #[pyo3(signature = (category, action=None, data=None, source=None))]
+    fn emit<'py>(
+        &self,
+        py: Python<'py>,
+        category: &Bound<'py, PyAny>,
+        action: Option<&Bound<'py, PyAny>>,
+        data: Option<&Bound<'py, PyAny>>,
+        source: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<String>> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let (kind, data, source) = match (dotted_kind(category)?, action) {
+                (Some(kind), None) => (kind, data, source),
+                // One place earlier than with two words: emit(kind, data, source).
+                (Some(kind), Some(first)) if source.is_none() => (kind, Some(first), data),
+                (Some(kind), Some(first)) if data.is_none() => (kind, Some(first), source),
+                (Some(_), Some(_)) => {
+                    return Err(PyTypeError::new_err(
+                        "emit() takes a dotted kind, data and a source: no action beside them",
+                    ));
+                }
+                (None, Some(action)) => (kind(category, action)?, data, source),
+                (None, None) => {
+                    return Err(PyTypeError::new_err(
+                        "emit() takes a category and an action, or one dotted text: emit(\"billing.charged\", data)",
+                    ));
+                }
+            };
+            let none = py.None().into_bound(py);
+            let empty = PyDict::new(py).into_any();
+            let source = match source {
+                Some(source) if !source.is_none() => event::source_dict(source)?,
+                _ => none,
+            };
+            let data = data.filter(|data| !data.is_none()).unwrap_or(&empty);
+            emit(py, run, &kind, &source, data)
+        })
+    }
+
+    /// Return an :class:`LLMCallbackHandler` that speaks for `caller_context` in this run, and in no other.
+    ///
+    /// It reads `caller_context` now: a later change of it does not show. It keeps no tokens. Besides text, reasoning
+    /// and tool calls it reports what strands sends today: `llm.completed` for each complete message of the model,
+    /// `llm.tool_result` for each result of a tool. Unlike the original's it reports text that is only white space too,
+    /// since text is whole only with it. What a caller of strands has in its `invocation_state` is no event, unless it is
+    /// called `delta` or `current_tool_use`, which hide strands' own.
+    ///
+    /// It raises :class:`RunCancelled` once the run is cancelled, also after that end, so that what still works for it
+    /// stops. After another end its events are dropped, and counted.
+    #[pyo3(signature = (caller_context, *, verbose=false))]
+    fn handler<'py>(
+        slf: &Bound<'py, Self>,
+        caller_context: &Bound<'py, PyAny>,
+        verbose: bool,
+    ) -> PyResult<Bound<'py, PyRunHandler>> {
+        sleep_if_ended(|| PyRunHandler::make(slf.py(), slf.get().run()?, caller_context, verbose))
+    }
+
+    /// Follow the run's events: a :class:`Subscription`.
+    ///
+    /// `after` says where to begin: None with the next event, `"start"` with the oldest that is held, else after the
+    /// event of this id (`"<ms>-<sequence>"`, as SSE's `Last-Event-ID`) or sequence number. What was there is
+    /// replayed, then it is live: nothing is missed and nothing comes twice. If the log does not hold what follows,
+    /// an event `stream.gap` says so, and what is held comes next.
+    ///
+    /// `overflow` says what happens to a reader that is slower than its run, when the log (10 000 events, 16 MiB)
+    /// lets go of what it has not read: `"disconnect"` (it raises :class:`SubscriberLagged`), `"gap"` (a `stream.gap`
+    /// event, then on with the oldest), `"coalesce"` (text of one speaker that is read at once comes as one event;
+    /// then as gap), `"block"` (whoever emits waits, `patience` seconds at most; then as gap).
+    #[pyo3(
+        signature = (after=None, *, overflow="disconnect", patience=None),
+        text_signature = "($self, after=None, *, overflow='disconnect', patience=1.0)"
+    )]
+    fn subscribe<'py>(
+        &self,
+        py: Python<'py>,
+        after: Option<&Bound<'py, PyAny>>,
+        overflow: &str,
+        patience: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PySubscription>> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let start = subscription::start(after)?;
+            let overflow = subscription::overflow(overflow, patience)?;
+            let subscription = py.detach(|| run.subscribe(&start, overflow));
+            Bound::new(py, PySubscription::new(subscription))
+        })
+    }
+
+    /// Ask this run, and all runs below it, to stop. True if nobody had asked before, and it has not ended.
+    ///
+    /// See :func:`cancel_run`.
+    #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
+    fn cancel<'py>(
+        &self,
+        py: Python<'py>,
+        reason: Option<&Bound<'py, PyString>>,
+        kind: &str,
+    ) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let empty = PyString::new(py, "");
+            let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
+            let was_first = py.detach(|| run.cancel(kind, &reason));
+            raise_interrupt().map(|()| was_first)
+        })
+    }
+
+    /// Put the keywords into the data of the run's last event, however it ends and whoever ends it.
+    ///
+    /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what
+    /// comes with the end, as `error` or `reason`, in any case; a terminal event that is said by :meth:`emit` is as it
+    /// is. False, and counted as late, if the run ends or has ended: so it is for what `on_cancel` calls where the cancel
+    /// ends a pending run, or comes from a shutdown. All annotations of a run hold at most 64 KiB of JSON. Thread-safe;
+    /// does not block. Raises ValueError for data that contain themselves, or do not fit; then none of them is added.
+    #[pyo3(signature = (**data))]
+    fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let data = encode::keywords(data)?;
+            py.detach(|| run.annotate(&*data))
+                .map_err(|error| PyValueError::new_err(error.to_string()))
+        })
+    }
+
+    /// End the run well; the keywords are the data of its last event, `lifecycle.completed`. True if this was its
+    /// end.
+    ///
+    /// A run that was asked to stop ends as cancelled, with the same data beside the reason.
+    #[pyo3(signature = (**data))]
+    fn complete(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let data = encode::keywords(data)?;
+            ending(py, run, || py.detach(|| run.complete(&*data)))?
+                .map_err(|error| PyValueError::new_err(error.to_string()))
+        })
+    }
+
+    /// End the run with an error: its last event is `lifecycle.failed {error, details}`. True if this was its end.
+    ///
+    /// `error` is an exception or a text; `details` are the exception's class, or empty, if they are left out. A run
+    /// that was asked to stop ends as cancelled instead.
+    #[pyo3(signature = (error, details=None, **data))]
+    fn fail<'py>(
+        &self,
+        py: Python<'py>,
+        error: &Bound<'py, PyAny>,
+        details: Option<&Bound<'py, PyAny>>,
+        data: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let fields = PyDict::new(py);
+            fields.set_item("error", describe(error)?)?;
+            match details {
+                Some(details) => fields.set_item("details", details)?,
+                // The class of a text tells nothing.
+                None if error.is_instance_of::<PyString>() => fields.set_item("details", "")?,
+                None => fields.set_item("details", error.get_type().name()?)?,
+            }
+            if let Some(data) = data {
+                fields.update(data.as_mapping())?;
+            }
+            self.fail_with(py, &fields)
+        })
+    }
+
+    /// Wait for the run's end, at most `timeout` seconds; whether it is there.
+    ///
+    /// Blocks without the GIL; Ctrl-C works.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let run = self.run()?;
+            let timeout = seconds("timeout", timeout)?;
+            let ended = wait(py, timeout, |slice| run.wait(slice).then_some(()))?;
+            Ok(ended.is_some())
+        })
+    }
+
+    /// Return `function` wrapped so that this run is the current one while it runs. See :func:`bind`.
+    fn bind<'py>(
+        slf: &Bound<'py, Self>,
+        function: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        sleep_if_ended(|| {
+            py.import("llm_callback.context")?
+                .getattr("_bind_to")?
+                .call1((function, slf.get().run_id(py)?, slf))
+        })
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        sleep_if_ended(|| {
+            let py = slf.py();
+            let run = slf.get().run()?;
+            // A Ctrl-C that comes while its readers are woken is raised by the first call in the block, or by its end:
+            // raised here, nothing would end the run.
+            let state = py.detach(|| match run.state() {
+                RunState::Pending if run.start() => RunState::Running,
+                _ => run.state(),
+            });
+            match state {
+                RunState::Pending | RunState::Running => return Ok(slf.clone()),
+                RunState::Cancelled => raise_if_cancelled(py, run)?,
+                RunState::Completed | RunState::Failed => {}
+            }
+            Err(PyRuntimeError::new_err(format!(
+                "run {} has ended: open another one",
+                run.id()
+            )))
+        })
+    }
+
+    #[pyo3(signature = (kind, error, traceback, /))]
+    fn __exit__<'py>(
+        &self,
+        py: Python<'py>,
+        kind: &Bound<'py, PyAny>,
+        error: &Bound<'py, PyAny>,
+        traceback: &Bound<'py, PyAny>,
+    ) -> PyResult<bool> {
+        // The error knows both.
+        let _ = (kind, traceback);
+        sleep_if_ended(|| {
+            // The child of a fork leaves its parent's run as it is.
+            let Some(run) = self.run.get() else {
+                return Ok(false);
+            };
+            if error.is_none() {
+                let data = encode::keywords(None)?;
+                let _ = ending(py, run, || py.detach(|| run.complete(&*data)))?;
+            } else if let Some((kind, reason)) = cancellation(run, error) {
+                let cancel = || {
+                    run.cancel(kind, reason);
+                    run.finish_cancelled()
+                };
+                ending(py, run, || py.detach(cancel))?;
+            } else {
+                let fields = PyDict::new(py);
+                fields.set_item("error", describe(error)?)?;
+                fields.set_item("details", details(error)?)?;
+                self.fail_with(py, &fields)?;
+            }
+            Ok(false)
+        })
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let other = other.cast::<Self>();
+        other.is_ok_and(|other| Arc::ptr_eq(self.run.anyway(), other.get().run.anyway()))
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Arc::as_ptr(self.run.anyway()).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let id = self.run_id(py)?.repr()?;
+        let state = match self.run.get() {
+            Some(run) => py.detach(|| run.state()).as_str(),
+            None => "of another process",
+        };
+        Ok(format!(
+            "<llm_callback.Run {id} generation {} {state}>",
+            self.generation()
+        ))
+    }
+}
+
+impl PyRun {
+    fn fail_with(&self, py: Python<'_>, fields: &Bound<'_, PyDict>) -> PyResult<bool> {
+        let run = self.run()?;
+        let data = encode::to_raw(fields)?;
+        ending(py, run, || py.detach(|| run.fail_with(&*data)))?
+            .map_err(|error| PyValueError::new_err(error.to_string()))
+    }
+}

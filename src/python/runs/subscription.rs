@@ -1,0 +1,622 @@
+//! A reader of one run's events, as Python holds it: as dicts, or as the bytes that SSE sends.
+
+use crate::python::cpython::arguments::shown;
+use crate::python::cpython::attached::AttachedMutex;
+use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended, wake_from_any_thread};
+use crate::python::cpython::process::Owned;
+use crate::python::cpython::wait::{number, seconds, wait};
+use crate::{
+    Closer, EventId, Frame, Lagged, Limits, Overflow, Read, Start, Subscription, TryReadError,
+    WouldBlock, sse,
+};
+use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyType};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// At most so much is taken from the log at once.
+const BATCH: Limits = Limits {
+    events: 256,
+    bytes: CHUNK,
+};
+
+/// At most so many bytes are sent at once, or one event: a client that does not read holds no more.
+const CHUNK: usize = 64 << 10;
+
+/// How long a producer waits for a reader with `overflow="block"`, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where a reader begins, in Python's words.
+pub(crate) fn start(after: Option<&Bound<'_, PyAny>>) -> PyResult<Start> {
+    let Some(after) = after.filter(|after| !after.is_none()) else {
+        return Ok(Start::Live);
+    };
+    let wrong = || {
+        format!(
+            "after must be None, 'start', an event's id '<ms>-<sequence>' or a sequence number, not {}",
+            shown(after)
+        )
+    };
+    if let Ok(text) = after.cast::<PyString>() {
+        let text = text.to_string_lossy();
+        if text == "start" {
+            return Ok(Start::Beginning);
+        }
+        return match text.parse::<EventId>() {
+            Ok(id) => Ok(Start::AfterId(id)),
+            Err(_) => Err(PyValueError::new_err(wrong())),
+        };
+    }
+    if !after.is_instance_of::<PyInt>() || after.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err(wrong()));
+    }
+    match after.extract::<u64>() {
+        Ok(sequence) => Ok(Start::AfterSequence(sequence)),
+        Err(_) => Err(PyValueError::new_err(wrong())),
+    }
+}
+
+/// What becomes of a slow reader, in Python's words.
+pub(crate) fn overflow(overflow: &str, patience: Option<&Bound<'_, PyAny>>) -> PyResult<Overflow> {
+    if overflow != "block" && patience.is_some_and(|patience| !patience.is_none()) {
+        return Err(PyValueError::new_err(
+            "patience is how long producers wait with overflow='block': others do not wait",
+        ));
+    }
+    match overflow {
+        "disconnect" => Ok(Overflow::Disconnect),
+        "gap" => Ok(Overflow::Gap),
+        "coalesce" => Ok(Overflow::Coalesce),
+        "block" => Ok(Overflow::Block(match patience {
+            // What no clock can hold is no limit.
+            Some(patience) => seconds("patience", Some(patience))?.unwrap_or(Duration::MAX),
+            None => PATIENCE,
+        })),
+        _ => Err(PyValueError::new_err(format!(
+            "overflow must be 'disconnect', 'gap', 'coalesce' or 'block', not {overflow:?}"
+        ))),
+    }
+}
+
+/// Looks up what is needed from Python.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    lagged_class(py)?;
+    decode(py)?;
+    waiting(py, "next_event").map(drop)
+}
+
+fn lagged_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "llm_callback.exceptions", "SubscriberLagged")
+}
+
+fn lagged(py: Python<'_>, lagged: Lagged) -> PyErr {
+    lagged_class(py)
+        .and_then(|class| class.call1((lagged.next, lagged.oldest)))
+        .map_or_else(|error| error, PyErr::from_value)
+}
+
+/// The `decode` of a `json.JSONDecoder`.
+fn decode(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    Ok(DECODE
+        .get_or_try_init(py, || {
+            let decoder = py.import("json")?.getattr("JSONDecoder")?.call0()?;
+            decoder.getattr("decode").map(Bound::unbind)
+        })?
+        .bind(py))
+}
+
+/// A coroutine function of `llm_callback._waiting`.
+fn waiting<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    MODULE
+        .get_or_try_init(py, || py.import("llm_callback._waiting").map(Bound::unbind))?
+        .bind(py)
+        .getattr(name)
+}
+
+/// An event as a dict.
+pub(crate) fn event<'py>(py: Python<'py>, frame: &Frame) -> PyResult<Bound<'py, PyAny>> {
+    let text = PyString::from_bytes(py, frame.json())?;
+    decode(py)?.call1((text,))
+}
+
+/// A subscription, and what was read from it and not handed out yet.
+struct Place {
+    /// None while a thread reads.
+    subscription: Option<Subscription>,
+    ready: VecDeque<Arc<Frame>>,
+    /// Whether a coroutine waits.
+    awaited: bool,
+    /// How many events the reader was told to have lost, by the latest reading.
+    lost: u64,
+}
+
+/// Follows one run's events. Made by :meth:`Run.subscribe`.
+///
+/// Iterating it, with `for` or `async for`, gives events as dicts, in their order, until the run's last one: `{"id",
+/// "run_id", "timestamp", "sequence", "source", "event", "data"}`. Each event is read once, in whichever way:
+/// :meth:`read` and :meth:`sse` go on where the iteration stopped.
+///
+/// One thread or coroutine reads at a time, else RuntimeError; :meth:`close` may be called from any, at any time. A
+/// subscription that is dropped, closed or cancelled leaves nothing behind. Waiting is done without the GIL, and
+/// Ctrl-C works; in coroutines no thread waits. Raises :class:`SubscriberLagged` where the reader was too slow and
+/// its `overflow` is `"disconnect"`.
+#[pyclass(name = "Subscription", module = "llm_callback", frozen, weakref)]
+pub(crate) struct PySubscription {
+    /// The lock protects the place. Under it events are moved; nothing is read, waited for or dropped.
+    place: Owned<AttachedMutex<Place>>,
+    closer: Owned<Closer>,
+}
+
+/// Puts the subscription back when the reading is over, however it ends.
+struct Reading<'a, 'py> {
+    py: Python<'py>,
+    place: &'a AttachedMutex<Place>,
+    subscription: Option<Subscription>,
+}
+
+impl Drop for Reading<'_, '_> {
+    fn drop(&mut self) {
+        let mut place = self.place.lock(self.py);
+        place.lost = self.subscription.as_ref().map_or(0, Subscription::lost);
+        place.subscription = self.subscription.take();
+    }
+}
+
+impl PySubscription {
+    pub(crate) fn new(subscription: Subscription) -> Self {
+        let closer = subscription.closer();
+        Self {
+            place: Owned::new(AttachedMutex::new(Place {
+                subscription: Some(subscription),
+                ready: VecDeque::new(),
+                awaited: false,
+                lost: 0,
+            })),
+            closer: Owned::new(closer),
+        }
+    }
+
+    fn place(&self) -> PyResult<&AttachedMutex<Place>> {
+        self.place.get_or_raise("subscription")
+    }
+
+    /// Takes the subscription for a reading.
+    fn reading<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<Reading<'a, 'py>> {
+        let place = self.place()?;
+        let subscription = place.lock(py).subscription.take();
+        if subscription.is_none() {
+            return Err(is_being_read());
+        }
+        Ok(Reading {
+            py,
+            place,
+            subscription,
+        })
+    }
+
+    /// How it is with the subscription. Does not disturb who reads.
+    fn state(&self, py: Python<'_>) -> PyResult<State> {
+        if self.closer.get_or_raise("subscription")?.is_closed() {
+            return Ok(State::Ended);
+        }
+        loop {
+            {
+                let place = self.place()?.lock(py);
+                let ended = match &place.subscription {
+                    None => return Ok(State::BeingRead),
+                    Some(_) if !place.ready.is_empty() => return Ok(State::Open),
+                    Some(subscription) => subscription.try_is_ended(),
+                };
+                match ended {
+                    Ok(true) => return Ok(State::Ended),
+                    Ok(false) => return Ok(State::Open),
+                    Err(WouldBlock) => {}
+                }
+            }
+            // Who has the log's lock holds it for one operation.
+            py.detach(std::thread::yield_now);
+        }
+    }
+
+    /// Asks the subscription something, detached; None while a thread reads.
+    fn ask<R: Send>(
+        &self,
+        py: Python<'_>,
+        question: impl FnOnce(&Subscription) -> R + Send,
+    ) -> Option<R> {
+        let reading = self.reading(py).ok()?;
+        let subscription = reading.subscription.as_ref()?;
+        Some(py.detach(|| question(subscription)))
+    }
+
+    /// Reads what is there, waiting for the first event at most `timeout`.
+    fn frames(&self, py: Python<'_>, most: Limits, timeout: Option<Duration>) -> PyResult<Read> {
+        let max = most.events;
+        let ready: Vec<_> = {
+            let mut place = self.place()?.lock(py);
+            let mut bytes = 0;
+            let fits = |frame: &&Arc<Frame>| {
+                bytes += frame.len();
+                bytes <= most.bytes
+            };
+            let number = place.ready.iter().take(max).take_while(fits).count();
+            let number = number.max(1).min(place.ready.len());
+            place.ready.drain(..number).collect()
+        };
+        if !ready.is_empty() {
+            return Ok(Read::Events(ready));
+        }
+        let mut reading = self.reading(py)?;
+        let subscription = reading.subscription.as_mut().expect("taken above");
+        // What is there is taken with the GIL, which a producer would not give back for milliseconds.
+        let read = match subscription.try_read(most) {
+            Ok(Read::TimedOut) | Err(TryReadError::WouldBlock) => {
+                wait(py, timeout, |slice| match subscription.read(most, slice) {
+                    Ok(Read::TimedOut) => None,
+                    read => Some(read),
+                })
+            }
+            Ok(read) => Ok(Some(Ok(read))),
+            Err(TryReadError::Lagged(lagged)) => Ok(Some(Err(lagged))),
+        };
+        drop(reading);
+        match read?.unwrap_or(Ok(Read::TimedOut)) {
+            // Lifecycle events and a gap come beyond what was asked for.
+            Ok(Read::Events(mut frames)) if frames.len() > max => {
+                let rest = frames.split_off(max);
+                self.keep(py, rest)?;
+                Ok(Read::Events(frames))
+            }
+            read => read.map_err(|error| lagged(py, error)),
+        }
+    }
+
+    /// Keeps what was read and is not handed out yet, before what came beyond a batch; not in a subscription that was
+    /// closed meanwhile.
+    fn keep(&self, py: Python<'_>, frames: Vec<Arc<Frame>>) -> PyResult<()> {
+        let closer = self.closer.get_or_raise("subscription")?;
+        let mut place = self.place()?.lock(py);
+        // Under the lock: whoever closes it does that first, and then takes the lock to clear.
+        let dropped = if closer.is_closed() {
+            frames
+        } else {
+            for frame in frames.into_iter().rev() {
+                place.ready.push_front(frame);
+            }
+            Vec::new()
+        };
+        drop(place);
+        drop(dropped);
+        Ok(())
+    }
+
+    /// The next event, waiting for it at most `timeout`.
+    fn one(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<One> {
+        let next = self.place()?.lock(py).ready.pop_front();
+        if let Some(frame) = next {
+            return Ok(One::Event(frame));
+        }
+        Ok(match self.frames(py, BATCH, timeout)? {
+            Read::Events(frames) => {
+                let mut frames = frames.into_iter();
+                let first = frames.next().expect("at least one");
+                self.keep(py, frames.collect())?;
+                One::Event(first)
+            }
+            Read::TimedOut => One::TimedOut,
+            Read::Ended => One::Ended,
+        })
+    }
+}
+
+#[derive(PartialEq)]
+enum State {
+    Open,
+    BeingRead,
+    Ended,
+}
+
+fn is_being_read() -> PyErr {
+    PyRuntimeError::new_err(
+        "another thread is reading this subscription: give each reader one of its own",
+    )
+}
+
+enum One {
+    Event(Arc<Frame>),
+    TimedOut,
+    Ended,
+}
+
+fn no_more() -> PyErr {
+    PyStopAsyncIteration::new_err(())
+}
+
+#[pymethods]
+impl PySubscription {
+    fn __iter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        sleep_if_ended(|| match self.one(py, None)? {
+            One::Event(frame) => event(py, &frame).map(Some),
+            One::TimedOut | One::Ended => Ok(None),
+        })
+    }
+
+    fn __aiter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        waiting(slf.py(), "next_event")?.call1((slf,))
+    }
+
+    /// Return what is there, at most `max` events as a list of dicts, waiting for the first of them `timeout` seconds
+    /// at most.
+    ///
+    /// An empty list: nothing came in time, or nothing will come, see :attr:`ended`. Without a timeout it waits for
+    /// an event or the end.
+    #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=1000, timeout=None)")]
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        max: Option<&Bound<'py, PyAny>>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        sleep_if_ended(|| {
+            let max = max.map_or(Ok(1000), |max| number("max", max, 1))?;
+            let timeout = seconds("timeout", timeout)?;
+            match self.frames(py, Limits::from(max), timeout)? {
+                Read::Events(frames) => frames.iter().map(|frame| event(py, frame)).collect(),
+                Read::TimedOut | Read::Ended => Ok(Vec::new()),
+            }
+        })
+    }
+
+    /// As :meth:`read`, for coroutines: nothing blocks, and no thread waits. Cancelling it loses no event.
+    #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=1000, timeout=None)")]
+    fn aread<'py>(
+        slf: &Bound<'py, Self>,
+        max: Option<&Bound<'py, PyAny>>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let max = max.map_or(Ok(1000), |max| number::<usize>("max", max, 1))?;
+        let timeout = seconds("timeout", timeout)?.map(|timeout| timeout.as_secs_f64());
+        waiting(slf.py(), "read")?.call1((slf, max, timeout))
+    }
+
+    /// Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are
+    /// there, and no more than 64 KiB, but for one frame that is larger by itself.
+    ///
+    /// Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which
+    /// are gone; None gives none. `retry` is the first line then: after how many milliseconds a client connects
+    /// again. The iteration ends after the run's last event; its `close` closes the subscription. The format is that
+    /// of the WHATWG's HTML standard, section 9.2.
+    #[pyo3(
+        signature = (heartbeat=Some(15.0), *, retry=None),
+        text_signature = "($self, heartbeat=15.0, *, retry=None)"
+    )]
+    fn sse<'py>(
+        slf: &Bound<'py, Self>,
+        heartbeat: Option<f64>,
+        retry: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PySse>> {
+        let retry = retry.map(|retry| number("retry", retry, 0)).transpose()?;
+        if let Some(seconds) = heartbeat.filter(|seconds| seconds.is_nan() || *seconds <= 0.0) {
+            return Err(PyValueError::new_err(format!(
+                "heartbeat must be a number of seconds above 0, or None, not {seconds}"
+            )));
+        }
+        let heartbeat = heartbeat.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let sse = PySse {
+            subscription: slf.clone().unbind(),
+            heartbeat,
+            first: AttachedMutex::new(retry.map(sse::retry)),
+        };
+        Bound::new(slf.py(), sse)
+    }
+
+    /// Whether nothing will come any more: the run's last event was read, or this is closed.
+    #[getter]
+    fn ended(&self, py: Python<'_>) -> PyResult<bool> {
+        sleep_if_ended(|| Ok(self.state(py)? == State::Ended))
+    }
+
+    /// How many events this reader was told to have missed.
+    #[getter]
+    fn lost(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.place()?.lock(py).lost)
+    }
+
+    /// Stop reading: a read that waits ends, also in another thread or coroutine, and producers no longer wait for
+    /// this reader.
+    ///
+    /// Thread-safe; closing again does nothing. What was read and not handed out yet is dropped.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        sleep_if_ended(|| {
+            let closer = self.closer.get_or_raise("subscription")?;
+            py.detach(|| closer.close());
+            let ready = std::mem::take(&mut self.place()?.lock(py).ready);
+            drop(ready);
+            raise_interrupt()
+        })
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, py: Python<'_>, _error: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.close(py)
+    }
+
+    /// Whether the next event was read from the log already.
+    #[getter]
+    fn _has_ready(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(!self.place()?.lock(py).ready.is_empty())
+    }
+
+    /// The next event, None if there is none yet. Raises StopAsyncIteration at the end.
+    fn _next_now<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        sleep_if_ended(|| match self.one(py, Some(Duration::ZERO))? {
+            One::Event(frame) => event(py, &frame).map(Some),
+            One::TimedOut => Ok(None),
+            One::Ended => Err(no_more()),
+        })
+    }
+
+    /// Has `wake` called, from any thread, when there is something to read. False, and not called, if there is
+    /// already.
+    fn _wake_when_readable(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<bool> {
+        sleep_if_ended(|| {
+            let place = self.place()?;
+            {
+                let mut place = place.lock(py);
+                if place.awaited {
+                    return Err(PyRuntimeError::new_err(
+                        "another coroutine is reading this subscription: give each reader one of its own",
+                    ));
+                }
+                if !place.ready.is_empty() {
+                    return Ok(false);
+                }
+                place.awaited = true;
+            }
+            let wake = Box::new(move || wake_from_any_thread(wake));
+            let waits = self.ask(py, |subscription| subscription.wake_when_readable(wake));
+            if waits != Some(true) {
+                place.lock(py).awaited = false;
+            }
+            waits.ok_or_else(is_being_read)
+        })
+    }
+
+    /// Takes back what `_wake_when_readable` has left.
+    fn _forget_wake(&self, py: Python<'_>) -> PyResult<()> {
+        sleep_if_ended(|| {
+            let place = self.place()?;
+            place.lock(py).awaited = false;
+            // Where a thread has come in between and reads, its reading has made the wake needless.
+            self.ask(py, Subscription::forget_wake);
+            Ok(())
+        })
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let state = match sleep_if_ended(|| self.state(py)) {
+            Err(_) => "of another process",
+            Ok(State::BeingRead) => "being read",
+            Ok(State::Ended) => "ended",
+            Ok(State::Open) => "open",
+        };
+        format!("<llm_callback.Subscription {state}>")
+    }
+}
+
+/// The bytes that SSE sends. Made by :meth:`Subscription.sse`.
+#[pyclass(name = "SseStream", module = "llm_callback", frozen, weakref)]
+pub(crate) struct PySse {
+    subscription: Py<PySubscription>,
+    heartbeat: Option<Duration>,
+    /// What comes before everything else. The lock protects it while it is taken.
+    first: AttachedMutex<Option<Vec<u8>>>,
+}
+
+impl PySse {
+    /// What to send next, waiting at most `timeout`; None if there is nothing within it.
+    fn chunk<'py>(&self, py: Python<'py>, timeout: Option<Duration>) -> PyResult<Chunk<'py>> {
+        let first = self.first.lock(py).take();
+        let closer = self
+            .subscription
+            .get()
+            .closer
+            .get_or_raise("subscription")?;
+        if let Some(first) = first.filter(|_| !closer.is_closed()) {
+            return Ok(Chunk::Bytes(PyBytes::new(py, &first)));
+        }
+        Ok(match self.subscription.get().frames(py, BATCH, timeout)? {
+            Read::Events(frames) => Chunk::Bytes(join(py, &frames)?),
+            Read::TimedOut => Chunk::TimedOut,
+            Read::Ended => Chunk::Ended,
+        })
+    }
+}
+
+enum Chunk<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    TimedOut,
+    Ended,
+}
+
+/// The frames in one piece.
+fn join<'py>(py: Python<'py>, frames: &[Arc<Frame>]) -> PyResult<Bound<'py, PyBytes>> {
+    let len = frames.iter().map(|frame| frame.sse().len()).sum();
+    PyBytes::new_with(py, len, |mut rest| {
+        for frame in frames {
+            let (place, after) = rest.split_at_mut(frame.sse().len());
+            place.copy_from_slice(frame.sse());
+            rest = after;
+        }
+        Ok(())
+    })
+}
+
+fn heartbeat(py: Python<'_>) -> Bound<'_, PyBytes> {
+    PyBytes::new(py, sse::HEARTBEAT)
+}
+
+#[pymethods]
+impl PySse {
+    fn __iter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        sleep_if_ended(|| {
+            Ok(match self.chunk(py, self.heartbeat)? {
+                Chunk::Bytes(bytes) => Some(bytes),
+                Chunk::TimedOut => Some(heartbeat(py)),
+                Chunk::Ended => None,
+            })
+        })
+    }
+
+    fn __aiter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
+        slf.clone()
+    }
+
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        let seconds = this.heartbeat.map(|after| after.as_secs_f64());
+        waiting(py, "next_chunk")?.call1((slf, &this.subscription, seconds, heartbeat(py)))
+    }
+
+    /// Close the subscription. Thread-safe; again does nothing.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.subscription.get().close(py)
+    }
+
+    /// As :meth:`close`, for `contextlib.aclosing`.
+    fn aclose<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        waiting(slf.py(), "close")?.call1((slf,))
+    }
+
+    /// What to send next, None if there is nothing yet. Raises StopAsyncIteration at the end.
+    fn _next_now<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        sleep_if_ended(|| match self.chunk(py, Some(Duration::ZERO))? {
+            Chunk::Bytes(bytes) => Ok(Some(bytes)),
+            Chunk::TimedOut => Ok(None),
+            Chunk::Ended => Err(no_more()),
+        })
+    }
+}

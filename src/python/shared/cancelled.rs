@@ -1,0 +1,63 @@
+//! `RunCancelled`: raised in the code of a run that was asked to stop, and known again.
+
+use super::counters::COUNTERS;
+use super::run_id::{id_from_python, id_to_python};
+use crate::{CancelReason, Run, RunId, RunState};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+pub(crate) fn run_cancelled(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "llm_callback.exceptions", "RunCancelled")
+}
+
+/// `RunCancelled`, with the reason of the run's cancellation.
+pub(crate) fn cancelled_error(py: Python<'_>, id: &RunId, reason: &CancelReason) -> PyErr {
+    let raised = || {
+        let id = id_to_python(py, id)?;
+        run_cancelled(py)?.call1((id, reason.kind.as_str(), &*reason.message))
+    };
+    raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// `RunCancelled`, counted, where a run's checker says so.
+pub(crate) fn by_checker(run_id: &Bound<'_, PyAny>) -> PyErr {
+    COUNTERS.count_cancelled();
+    run_cancelled(run_id.py())
+        .and_then(|class| class.call1((run_id,)))
+        .map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Raises `RunCancelled` if the run was asked to stop.
+#[inline]
+pub(crate) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {
+    if run.token().is_cancelled() {
+        return tell(py, run);
+    }
+    Ok(())
+}
+
+/// Takes note that the run's code is told to stop; not where it has come to another end before.
+#[cold]
+fn tell(py: Python<'_>, run: &Run) -> PyResult<()> {
+    let reason = py.detach(|| match run.state() {
+        RunState::Completed | RunState::Failed => None,
+        RunState::Cancelled => run.token().reason(),
+        RunState::Pending | RunState::Running => {
+            run.acknowledge();
+            run.token().reason()
+        }
+    });
+    let Some(reason) = reason else {
+        return Ok(());
+    };
+    COUNTERS.count_cancelled();
+    Err(cancelled_error(py, run.id(), &reason))
+}
+
+/// Whether it is the `RunCancelled` of this run, which a registered checker has raised.
+pub(crate) fn is_told_to_stop(run: &Run, error: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(error.is_instance(run_cancelled(error.py())?)?
+        && id_from_python(&error.getattr("run_id")?)? == *run.id())
+}

@@ -1,0 +1,29 @@
+//! Python's `print`.
+
+use crate::python::cpython::names::names;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+/// Looks up what is needed from Python.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    builtins(py).map(drop)
+}
+
+fn builtins(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    Ok(MODULE
+        .get_or_try_init(py, || py.import("builtins").map(Bound::unbind))?
+        .bind(py))
+}
+
+/// Python's `print`, with everything that a host may have put in its place.
+pub(crate) fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
+    let py = value.py();
+    let print = builtins(py)?.getattr(names(py).print.bind(py))?;
+    let options = PyDict::new(py);
+    if let Some(end) = end {
+        options.set_item(names(py).end.bind(py), end)?;
+    }
+    print.call((value,), Some(&options)).map(drop)
+}
