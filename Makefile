@@ -58,6 +58,7 @@ lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src
 	$(BIN)/stubtest llm_callback --mypy-config-file pyproject.toml
 	$(BIN)/taplo fmt --check
 	$(BIN)/typos
+	$(BIN)/python .ci/rooms
 	! grep -rl pyo3 src --include='*.rs' | grep -v '^src/python/'
 	! grep -rnE 'parking_lot|std::sync::.*(atomic|Mutex|RwLock|Condvar|Once|Lazy)' src --include='*.rs' \
 		| grep -vE '^src/sync.rs|: *//'
