@@ -42,7 +42,20 @@ from llm_callback.cancel import CancelToken
 from llm_callback.capture import OutputCapture, capture_output
 from llm_callback.context import bind
 from llm_callback.enums import AgentType, EventAction, EventCategory
-from llm_callback.exceptions import RunCancelled, SubscriberLagged
+from llm_callback.exceptions import (
+    ForeignProcess,
+    LlmCallbackError,
+    ParentNotLive,
+    ReaderBusy,
+    RunCancelled,
+    RunEnded,
+    RunExists,
+    RunQueueFull,
+    ShutDown,
+    SubscriberLagged,
+    ThreadRefused,
+    TooManyRuns,
+)
 from llm_callback.runs import RunManager
 
 # Not a name of this module, which has public names only.
@@ -57,15 +70,25 @@ __all__ = [
     "CancelToken",
     "EventAction",
     "EventCategory",
+    "ForeignProcess",
     "LLMCallbackHandler",
+    "LlmCallbackError",
     "OutputCapture",
+    "ParentNotLive",
+    "ReaderBusy",
     "Run",
     "RunCancelled",
+    "RunEnded",
+    "RunExists",
     "RunManager",
+    "RunQueueFull",
+    "ShutDown",
     "SinkHandle",
     "SseStream",
     "SubscriberLagged",
     "Subscription",
+    "ThreadRefused",
+    "TooManyRuns",
     "active_runs",
     "add_sink",
     "bind",

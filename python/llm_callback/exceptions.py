@@ -1,4 +1,8 @@
-"""The exceptions that this package raises on its own account."""
+"""The exceptions that this package raises on its own account.
+
+All but :class:`RunCancelled` are below :class:`LlmCallbackError`, and each is also the built-in error that it extends.
+``except LlmCallbackError`` so does not take a cancellation for a failure.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +40,51 @@ class RunCancelled(InterruptedError):
 RunCancelled.__name__ = "InterruptedError"
 
 
-class SubscriberLagged(RuntimeError):
-    """A reader was too slow: its run's log let go of what it had not read, and its ``overflow`` is ``"disconnect"``.
+class LlmCallbackError(Exception):
+    """The base of the errors that this package raises on its own account."""
 
-    ``next`` is the sequence number that it would have read next, ``oldest`` the oldest that the log holds. Resuming
-    after the id of the last event that was read loses nothing that the log still holds, and tells what is lost.
+
+class RunExists(LlmCallbackError, RuntimeError):
+    """A run of this id is live: another one can be opened once it has ended. A host may answer 409."""
+
+
+class ParentNotLive(LlmCallbackError, RuntimeError):
+    """The parent of the run that was to be opened is not live. A host may answer 409."""
+
+
+class TooManyRuns(LlmCallbackError, RuntimeError):
+    """As many runs are live as ``configure(max_live=…)`` allows. A host may answer 429."""
+
+
+class RunQueueFull(LlmCallbackError, RuntimeError):
+    """As many runs wait for their turn as the manager's ``max_queued`` allows. A host may answer 429."""
+
+
+class ShutDown(LlmCallbackError, RuntimeError):
+    """The runs of this process, or those of a manager, were shut down: none is opened any more. A host may answer 503."""
+
+
+class ThreadRefused(LlmCallbackError, RuntimeError):
+    """The system refuses a thread that is needed. A host may answer 503."""
+
+
+class RunEnded(LlmCallbackError, RuntimeError):
+    """The run has ended, and cannot be entered again."""
+
+
+class ReaderBusy(LlmCallbackError, RuntimeError):
+    """Another thread or coroutine is reading the subscription: give each reader one of its own."""
+
+
+class ForeignProcess(LlmCallbackError, RuntimeError):
+    """The object belongs to the process that this one was forked from: make another one here."""
+
+
+class SubscriberLagged(LlmCallbackError, RuntimeError):
+    """A reader with ``overflow="disconnect"`` was too slow: the run's log evicted events that it had not read.
+
+    ``next`` is the sequence number that the reader would have read next, ``oldest`` the oldest that the log holds. A
+    reader that resumes after the id of its last event loses nothing that the log still holds, and is told what is lost.
     """
 
     next: int

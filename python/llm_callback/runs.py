@@ -19,6 +19,7 @@ from llm_callback._core import get_run, open_run
 from llm_callback._job import Job
 from llm_callback.cancel import CancelToken
 from llm_callback.context import _current_run
+from llm_callback.exceptions import RunQueueFull, ShutDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,15 +267,13 @@ class RunManager:
             free = self._max_workers - self._workers
             waiting = len(self._queued)
         if waiting >= self._max_queued + free:
-            raise RuntimeError(
+            raise RunQueueFull(
                 f"{waiting} runs wait for their turn, and max_queued is {self._max_queued}: start this one later"
             )
 
     def _refuse_if_shut_down(self) -> None:
         if self._is_shut_down:
-            raise RuntimeError(
-                "the manager is shut down, and starts no more runs: make another one"
-            )
+            raise ShutDown("the manager is shut down, and starts no more runs: make another one")
 
     def _jobs(self) -> list[Job]:
         with self._lock:
@@ -453,7 +452,7 @@ def _prepare_exit() -> None:
                 register(_end_all)
                 _is_prepared = True
     except RuntimeError as error:
-        raise RuntimeError(
+        raise ShutDown(
             "the interpreter exits, and no more runs can be started: start them before the main thread ends"
         ) from error
 

@@ -71,6 +71,7 @@ mod _core {
         // What is needed from Python is made and looked up now: at interpreter exit, imports fail; and the child of a
         // fork would wait for ever for what another thread was making.
         super::cpython::names::names(py);
+        super::cpython::errors::prepare(py);
         super::cpython::interpreter::find_main_thread(py)?;
         super::dropin::current::prepare(py)?;
         super::shared::cancelled::run_cancelled(py)?;

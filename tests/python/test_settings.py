@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llm_callback import RunCancelled, configure, get_run, open_run, stats
+from llm_callback import ParentNotLive, RunCancelled, configure, get_run, open_run, stats
 from readers import checked, events_of, kinds, numbers, say
 from scripts import forks, needs_fork, script
 from support import DEADLINE, events, new_id, raised_by, said, together
@@ -485,7 +485,7 @@ def test_children_of_a_run_that_has_ended_do_not_open() -> None:
     run = finished()
     for options in ({}, {"detached": True}, {"pending": True}):
         error = raised_by(lambda options=options: open_run(parent=run, **options))
-        assert type(error) is RuntimeError
+        assert type(error) is ParentNotLive
         assert str(run.run_id) in str(error)
     live = open_run()
     live.cancel("enough")

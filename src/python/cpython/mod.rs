@@ -3,6 +3,7 @@
 pub(crate) mod arguments;
 pub(crate) mod attached;
 pub(crate) mod encode;
+pub(crate) mod errors;
 pub(crate) mod exit;
 pub(crate) mod interpreter;
 pub(crate) mod loaded;

@@ -2,9 +2,10 @@
 //!
 //! Its locks may be held by threads that the child does not have, and its readers and files are the parent's.
 
+use super::errors::foreign_process;
+use pyo3::Python;
 use crate::sync::{AtomicU64, Ordering};
 use pyo3::PyErr;
-use pyo3::exceptions::PyRuntimeError;
 use std::mem::ManuallyDrop;
 
 /// How many forks lie between this process and the one that imported us. Relaxed: it changes while there is one
@@ -39,9 +40,10 @@ impl<T> Owned<T> {
     /// The value, or the error that tells a user whose it is.
     pub(crate) fn get_or_raise(&self, what: &str) -> Result<&T, PyErr> {
         self.get().ok_or_else(|| {
-            PyRuntimeError::new_err(format!(
+            let message = format!(
                 "this {what} belongs to the process that this one was forked from: make one here"
-            ))
+            );
+            Python::attach(|py| foreign_process(py, message))
         })
     }
 

@@ -3,17 +3,31 @@
 use super::run::PyRun;
 use super::token::kind_and_reason;
 use crate::python::cpython::encode;
+use crate::python::cpython::errors;
 use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended};
 use crate::python::cpython::wait::seconds;
 use crate::python::shared::cancelled::cancelled_error;
 use crate::python::shared::run_id::{id_from_python, minted};
 use crate::python::shared::table::runs;
 use crate::{OpenError, Run};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// The error of a run that was not opened.
+fn refused(py: Python<'_>, error: &OpenError) -> PyErr {
+    let message = error.to_string();
+    match error {
+        OpenError::Live(_) => errors::run_exists(py, message),
+        OpenError::NoParent(_) => errors::parent_not_live(py, message),
+        OpenError::ParentCancelled(parent, reason) => cancelled_error(py, parent, reason),
+        OpenError::TooMany(_) => errors::too_many_runs(py, message),
+        OpenError::ShutDown => errors::shut_down(py, message),
+        OpenError::NoTimer => errors::thread_refused(py, message),
+    }
+}
 
 /// The run that is given, or the live one of the id that is given.
 fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
@@ -22,7 +36,7 @@ fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
     }
     let (id, runs) = (id_from_python(given)?, runs(py));
     py.detach(|| runs.live(&id))
-        .ok_or_else(|| PyRuntimeError::new_err(OpenError::NoParent(id).to_string()))
+        .ok_or_else(|| refused(py, &OpenError::NoParent(id)))
 }
 
 /// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
@@ -75,10 +89,7 @@ pub(crate) fn open_run<'py>(
         let builder = builder.deadline(deadline).pending(pending).data(&data);
         let builder = builder.expect("raw JSON is JSON");
         let opened = py.detach(|| builder.open());
-        let run = opened.map_err(|error| match error {
-            OpenError::ParentCancelled(parent, reason) => cancelled_error(py, &parent, &reason),
-            error => PyRuntimeError::new_err(error.to_string()),
-        })?;
+        let run = opened.map_err(|error| refused(py, &error))?;
         Bound::new(py, PyRun::new(run))
     })
 }

@@ -7,6 +7,7 @@ use super::run_handler::PyRunHandler;
 use super::subscription::{self, PySubscription};
 use super::token::{PyToken, kind_and_reason};
 use crate::python::cpython::encode;
+use crate::python::cpython::errors::run_ended;
 use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended};
 use crate::python::cpython::process::Owned;
 use crate::python::cpython::wait::{seconds, unix_time, wait};
@@ -15,7 +16,7 @@ use crate::python::shared::event;
 use crate::python::shared::run_id::id_to_python;
 use crate::sync::OnceLock;
 use crate::{Run, RunState};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use pyo3::{PyTraverseError, PyVisit};
@@ -356,10 +357,8 @@ impl PyRun {
                 RunState::Cancelled => raise_if_cancelled(py, run)?,
                 RunState::Completed | RunState::Failed => {}
             }
-            Err(PyRuntimeError::new_err(format!(
-                "run {} has ended: open another one",
-                run.id()
-            )))
+            let message = format!("run {} has ended: open another one", run.id());
+            Err(run_ended(py, message))
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::subscription::event;
 use crate::python::cpython::arguments::{Arg, shown};
+use crate::python::cpython::errors::thread_refused;
 use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended};
 use crate::python::cpython::process::Owned;
 use crate::python::cpython::wait::{number, seconds, wait};
@@ -9,7 +10,7 @@ use crate::python::shared::table::runs;
 use crate::sink::Flushing;
 use crate::threads::allow_signals;
 use crate::{Batch, Hold, Refused, Sink, SinkHandle};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::io;
@@ -188,7 +189,7 @@ pub(crate) fn add_sink<'py>(
             callable: Some(function.clone().unbind()),
             is_reported: false,
         };
-        let handle = start(&name, sink, hold)?;
+        let handle = start(py, &name, sink, hold)?;
         added(py, handle, || {
             format!("a sink named {name:?} is there already")
         })
@@ -207,10 +208,10 @@ pub(crate) fn hold(bytes: Arg<'_, '_>, time: Arg<'_, '_>) -> PyResult<Hold> {
     Ok(hold)
 }
 
-fn start(name: &str, sink: impl Sink, hold: Hold) -> PyResult<SinkHandle> {
+fn start(py: Python<'_>, name: &str, sink: impl Sink, hold: Hold) -> PyResult<SinkHandle> {
     SinkHandle::start(name, sink, hold).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
-        _ => PyRuntimeError::new_err(format!("the sink's thread cannot be started: {error}")),
+        _ => thread_refused(py, format!("the sink's thread cannot be started: {error}")),
     })
 }
 

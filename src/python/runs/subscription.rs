@@ -2,6 +2,7 @@
 
 use crate::python::cpython::arguments::shown;
 use crate::python::cpython::attached::AttachedMutex;
+use crate::python::cpython::errors::reader_busy;
 use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended, wake_from_any_thread};
 use crate::python::cpython::process::Owned;
 use crate::python::cpython::wait::{number, seconds, wait};
@@ -9,7 +10,7 @@ use crate::{
     Closer, EventId, Frame, Lagged, Limits, Overflow, Read, Start, Subscription, TryReadError,
     WouldBlock, sse,
 };
-use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyStopAsyncIteration, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyType};
@@ -191,7 +192,7 @@ impl PySubscription {
         let place = self.place()?;
         let subscription = place.lock(py).subscription.take();
         if subscription.is_none() {
-            return Err(is_being_read());
+            return Err(is_being_read(py));
         }
         Ok(Reading {
             py,
@@ -322,10 +323,9 @@ enum State {
     Ended,
 }
 
-fn is_being_read() -> PyErr {
-    PyRuntimeError::new_err(
-        "another thread is reading this subscription: give each reader one of its own",
-    )
+fn is_being_read(py: Python<'_>) -> PyErr {
+    let message = "another thread is reading this subscription: give each reader one of its own";
+    reader_busy(py, message)
 }
 
 enum One {
@@ -479,24 +479,25 @@ impl PySubscription {
     fn _wake_when_readable(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let place = self.place()?;
-            {
+            let is_awaited = {
                 let mut place = place.lock(py);
-                if place.awaited {
-                    return Err(PyRuntimeError::new_err(
-                        "another coroutine is reading this subscription: give each reader one of its own",
-                    ));
-                }
-                if !place.ready.is_empty() {
+                if !place.awaited && !place.ready.is_empty() {
                     return Ok(false);
                 }
-                place.awaited = true;
+                std::mem::replace(&mut place.awaited, true)
+            };
+            if is_awaited {
+                return Err(reader_busy(
+                    py,
+                    "another coroutine is reading this subscription: give each reader one of its own",
+                ));
             }
             let wake = Box::new(move || wake_from_any_thread(wake));
             let waits = self.ask(py, |subscription| subscription.wake_when_readable(wake));
             if waits != Some(true) {
                 place.lock(py).awaited = false;
             }
-            waits.ok_or_else(is_being_read)
+            waits.ok_or_else(|| is_being_read(py))
         })
     }
 

@@ -4,6 +4,7 @@ use crate::cancel::NoTimer;
 use crate::python::cpython::arguments::shown;
 use crate::python::cpython::attached::AttachedMutex;
 use crate::python::cpython::encode;
+use crate::python::cpython::errors::thread_refused;
 use crate::python::cpython::exit::{
     call_from_any_thread, raise_interrupt, sleep_if_ended, wake_from_any_thread,
 };
@@ -76,7 +77,9 @@ impl PyToken {
             Some(at) => py.detach(|| CancelToken::try_with_deadline(at)),
             None => Ok(CancelToken::new()),
         };
-        Ok(Self(Owned::new(token.map_err(no_timer)?)))
+        Ok(Self(Owned::new(
+            token.map_err(|error| no_timer(py, error))?,
+        )))
     }
 
     /// In place of `threading.Event.__init__`.
@@ -189,7 +192,7 @@ impl PyToken {
                 Some(at) => token.try_child_with_deadline(at),
                 None => Ok(token.child()),
             });
-            Self::wrap(py, child.map_err(no_timer)?)
+            Self::wrap(py, child.map_err(|error| no_timer(py, error))?)
         })
     }
 
@@ -273,9 +276,9 @@ fn in_seconds(deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> 
     Ok(seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after)))
 }
 
-/// As Python itself says that it cannot start a thread.
-fn no_timer(_: NoTimer) -> PyErr {
-    PyRuntimeError::new_err(OpenError::NoTimer.to_string())
+/// The system refuses the thread that watches deadlines.
+fn no_timer(py: Python<'_>, _: NoTimer) -> PyErr {
+    thread_refused(py, OpenError::NoTimer.to_string())
 }
 
 /// Calls a function when it is dropped.
