@@ -61,7 +61,7 @@ class RunQueueFull(LlmCallbackError, RuntimeError):
 
 
 class ShutDown(LlmCallbackError, RuntimeError):
-    """The runs of this process, or those of a manager, were shut down: none is opened any more. A host may answer 503."""
+    """The runs of this process or of a manager were shut down: none is opened any more. A host may answer 503."""
 
 
 class ThreadRefused(LlmCallbackError, RuntimeError):
