@@ -10,6 +10,7 @@ mod outline;
 mod overflow;
 mod read;
 mod readers;
+mod refusal;
 mod state;
 mod subscription;
 #[cfg(all(test, not(loom)))]
@@ -19,11 +20,12 @@ mod window;
 
 pub(crate) use cursor::Cursor;
 pub use cursor::Start;
-pub use event_log::{Ended, EventLog, LogSize, TryAppendError, Wait, WouldBlock};
 pub(crate) use event_log::{Entry, Listener, Stage};
+pub use event_log::{EventLog, LogSize};
 pub use limits::Limits;
 pub(crate) use outline::Outline;
 pub use overflow::Overflow;
 pub use read::{Lagged, Read, TryReadError};
+pub use refusal::{Ended, TryAppendError, Wait, WouldBlock};
 pub use subscription::{Closer, Subscription};
 pub use waiters::Wake;

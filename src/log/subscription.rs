@@ -1,10 +1,11 @@
 //! A reader of one run's log: replay, then live, at the reader's own pace.
 
 use super::cursor::Start;
-use super::event_log::{EventLog, WouldBlock};
+use super::event_log::EventLog;
 use super::limits::Limits;
 use super::overflow::Overflow;
 use super::read::{Lagged, Read, TryReadError};
+use super::refusal::WouldBlock;
 use super::state::Reader;
 use super::waiters::{Wake, call};
 use crate::sync::{AtomicBool, Ordering};

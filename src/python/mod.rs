@@ -51,7 +51,9 @@ mod _core {
     #[pymodule_export]
     use super::runs::sink::{PySinkHandle, add_sink, flush};
     #[pymodule_export]
-    use super::runs::subscription::{PySse, PySubscription};
+    use super::runs::sse_stream::PySse;
+    #[pymodule_export]
+    use super::runs::subscription::PySubscription;
     #[pymodule_export]
     use super::runs::token::{PyRegistration, PyToken, set_token_class};
     #[pymodule_export]

@@ -3,9 +3,9 @@
 //! Its locks may be held by threads that the child does not have, and its readers and files are the parent's.
 
 use super::errors::foreign_process;
-use pyo3::Python;
 use crate::sync::{AtomicU64, Ordering};
 use pyo3::PyErr;
+use pyo3::Python;
 use std::mem::ManuallyDrop;
 
 /// How many forks lie between this process and the one that imported us. Relaxed: it changes while there is one

@@ -3,8 +3,9 @@
 use super::emit::emit;
 use super::ending::{cancellation, describe, details, ending};
 use super::kind::{dotted_kind, kind};
+use super::read_options;
 use super::run_handler::PyRunHandler;
-use super::subscription::{self, PySubscription};
+use super::subscription::PySubscription;
 use super::token::{PyToken, kind_and_reason};
 use crate::python::cpython::encode;
 use crate::python::cpython::errors::run_ended;
@@ -231,8 +232,8 @@ impl PyRun {
     ) -> PyResult<Bound<'py, PySubscription>> {
         sleep_if_ended(|| {
             let run = self.run()?;
-            let start = subscription::start(after)?;
-            let overflow = subscription::overflow(overflow, patience)?;
+            let start = read_options::start(after)?;
+            let overflow = read_options::overflow(overflow, patience)?;
             let subscription = py.detach(|| run.subscribe(&start, overflow));
             Bound::new(py, PySubscription::new(subscription))
         })

@@ -1,86 +1,24 @@
-//! A reader of one run's events, as Python holds it: as dicts, or as the bytes that SSE sends.
+//! A reader of one run's events, as Python holds it.
 
-use crate::python::cpython::arguments::shown;
 use crate::python::cpython::attached::AttachedMutex;
 use crate::python::cpython::errors::reader_busy;
 use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended, wake_from_any_thread};
 use crate::python::cpython::process::Owned;
 use crate::python::cpython::wait::{number, seconds, wait};
-use crate::{
-    Closer, EventId, Frame, Lagged, Limits, Overflow, Read, Start, Subscription, TryReadError,
-    WouldBlock, sse,
-};
-use pyo3::exceptions::{PyStopAsyncIteration, PyTypeError, PyValueError};
+use crate::{Closer, Frame, Lagged, Limits, Read, Subscription, TryReadError, WouldBlock};
+use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyString, PyType};
+use pyo3::types::{PyString, PyType};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// At most so much is taken from the log at once.
-const BATCH: Limits = Limits {
+/// At most this much is taken from the log at once: a client that does not read holds no more.
+pub(crate) const BATCH: Limits = Limits {
     events: 256,
-    bytes: CHUNK,
+    bytes: 64 << 10,
 };
-
-/// At most so many bytes are sent at once, or one event: a client that does not read holds no more.
-const CHUNK: usize = 64 << 10;
-
-/// How long a producer waits for a reader with `overflow="block"`, unless told otherwise.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Where a reader begins, in Python's words.
-pub(crate) fn start(after: Option<&Bound<'_, PyAny>>) -> PyResult<Start> {
-    let Some(after) = after.filter(|after| !after.is_none()) else {
-        return Ok(Start::Live);
-    };
-    let wrong = || {
-        format!(
-            "after must be None, 'start', an event's id '<ms>-<sequence>' or a sequence number, not {}",
-            shown(after)
-        )
-    };
-    if let Ok(text) = after.cast::<PyString>() {
-        let text = text.to_string_lossy();
-        if text == "start" {
-            return Ok(Start::Beginning);
-        }
-        return match text.parse::<EventId>() {
-            Ok(id) => Ok(Start::AfterId(id)),
-            Err(_) => Err(PyValueError::new_err(wrong())),
-        };
-    }
-    if !after.is_instance_of::<PyInt>() || after.is_instance_of::<PyBool>() {
-        return Err(PyTypeError::new_err(wrong()));
-    }
-    match after.extract::<u64>() {
-        Ok(sequence) => Ok(Start::AfterSequence(sequence)),
-        Err(_) => Err(PyValueError::new_err(wrong())),
-    }
-}
-
-/// What becomes of a slow reader, in Python's words.
-pub(crate) fn overflow(overflow: &str, patience: Option<&Bound<'_, PyAny>>) -> PyResult<Overflow> {
-    if overflow != "block" && patience.is_some_and(|patience| !patience.is_none()) {
-        return Err(PyValueError::new_err(
-            "patience is how long producers wait with overflow='block': others do not wait",
-        ));
-    }
-    match overflow {
-        "disconnect" => Ok(Overflow::Disconnect),
-        "gap" => Ok(Overflow::Gap),
-        "coalesce" => Ok(Overflow::Coalesce),
-        "block" => Ok(Overflow::Block(match patience {
-            // What no clock can hold is no limit.
-            Some(patience) => seconds("patience", Some(patience))?.unwrap_or(Duration::MAX),
-            None => PATIENCE,
-        })),
-        _ => Err(PyValueError::new_err(format!(
-            "overflow must be 'disconnect', 'gap', 'coalesce' or 'block', not {overflow:?}"
-        ))),
-    }
-}
 
 /// Looks up what is needed from Python.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
@@ -112,7 +50,7 @@ fn decode(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 }
 
 /// A coroutine function of `llm_callback._waiting`.
-fn waiting<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn waiting<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     MODULE
         .get_or_try_init(py, || py.import("llm_callback._waiting").map(Bound::unbind))?
@@ -151,7 +89,7 @@ struct Place {
 pub(crate) struct PySubscription {
     /// The lock protects the place. Under it events are moved; nothing is read, waited for or dropped.
     place: Owned<AttachedMutex<Place>>,
-    closer: Owned<Closer>,
+    pub(crate) closer: Owned<Closer>,
 }
 
 /// Puts the subscription back when the reading is over, however it ends.
@@ -237,7 +175,12 @@ impl PySubscription {
     }
 
     /// Reads what is there, waiting for the first event at most `timeout`.
-    fn frames(&self, py: Python<'_>, most: Limits, timeout: Option<Duration>) -> PyResult<Read> {
+    pub(crate) fn frames(
+        &self,
+        py: Python<'_>,
+        most: Limits,
+        timeout: Option<Duration>,
+    ) -> PyResult<Read> {
         let max = most.events;
         let ready: Vec<_> = {
             let mut place = self.place()?.lock(py);
@@ -334,7 +277,7 @@ enum One {
     Ended,
 }
 
-fn no_more() -> PyErr {
+pub(crate) fn no_more() -> PyErr {
     PyStopAsyncIteration::new_err(())
 }
 
@@ -393,37 +336,6 @@ impl PySubscription {
         waiting(slf.py(), "read")?.call1((slf, max, timeout))
     }
 
-    /// Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are
-    /// there, and no more than 64 KiB, but for one frame that is larger by itself.
-    ///
-    /// Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which
-    /// are gone; None gives none. `retry` is the first line then: after how many milliseconds a client connects
-    /// again. The iteration ends after the run's last event; its `close` closes the subscription. The format is that
-    /// of the WHATWG's HTML standard, section 9.2.
-    #[pyo3(
-        signature = (heartbeat=Some(15.0), *, retry=None),
-        text_signature = "($self, heartbeat=15.0, *, retry=None)"
-    )]
-    fn sse<'py>(
-        slf: &Bound<'py, Self>,
-        heartbeat: Option<f64>,
-        retry: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PySse>> {
-        let retry = retry.map(|retry| number("retry", retry, 0)).transpose()?;
-        if let Some(seconds) = heartbeat.filter(|seconds| seconds.is_nan() || *seconds <= 0.0) {
-            return Err(PyValueError::new_err(format!(
-                "heartbeat must be a number of seconds above 0, or None, not {seconds}"
-            )));
-        }
-        let heartbeat = heartbeat.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let sse = PySse {
-            subscription: slf.clone().unbind(),
-            heartbeat,
-            first: AttachedMutex::new(retry.map(sse::retry)),
-        };
-        Bound::new(slf.py(), sse)
-    }
-
     /// Whether nothing will come any more: the run's last event was read, or this is closed.
     #[getter]
     fn ended(&self, py: Python<'_>) -> PyResult<bool> {
@@ -440,7 +352,7 @@ impl PySubscription {
     /// this reader.
     ///
     /// Thread-safe; closing again does nothing. What was read and not handed out yet is dropped.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
         sleep_if_ended(|| {
             let closer = self.closer.get_or_raise("subscription")?;
             py.detach(|| closer.close());
@@ -520,104 +432,5 @@ impl PySubscription {
             Ok(State::Open) => "open",
         };
         format!("<llm_callback.Subscription {state}>")
-    }
-}
-
-/// The bytes that SSE sends. Made by :meth:`Subscription.sse`.
-#[pyclass(name = "SseStream", module = "llm_callback", frozen, weakref)]
-pub(crate) struct PySse {
-    subscription: Py<PySubscription>,
-    heartbeat: Option<Duration>,
-    /// What comes before everything else. The lock protects it while it is taken.
-    first: AttachedMutex<Option<Vec<u8>>>,
-}
-
-impl PySse {
-    /// What to send next, waiting at most `timeout`; None if there is nothing within it.
-    fn chunk<'py>(&self, py: Python<'py>, timeout: Option<Duration>) -> PyResult<Chunk<'py>> {
-        let first = self.first.lock(py).take();
-        let closer = self
-            .subscription
-            .get()
-            .closer
-            .get_or_raise("subscription")?;
-        if let Some(first) = first.filter(|_| !closer.is_closed()) {
-            return Ok(Chunk::Bytes(PyBytes::new(py, &first)));
-        }
-        Ok(match self.subscription.get().frames(py, BATCH, timeout)? {
-            Read::Events(frames) => Chunk::Bytes(join(py, &frames)?),
-            Read::TimedOut => Chunk::TimedOut,
-            Read::Ended => Chunk::Ended,
-        })
-    }
-}
-
-enum Chunk<'py> {
-    Bytes(Bound<'py, PyBytes>),
-    TimedOut,
-    Ended,
-}
-
-/// The frames in one piece.
-fn join<'py>(py: Python<'py>, frames: &[Arc<Frame>]) -> PyResult<Bound<'py, PyBytes>> {
-    let len = frames.iter().map(|frame| frame.sse().len()).sum();
-    PyBytes::new_with(py, len, |mut rest| {
-        for frame in frames {
-            let (place, after) = rest.split_at_mut(frame.sse().len());
-            place.copy_from_slice(frame.sse());
-            rest = after;
-        }
-        Ok(())
-    })
-}
-
-fn heartbeat(py: Python<'_>) -> Bound<'_, PyBytes> {
-    PyBytes::new(py, sse::HEARTBEAT)
-}
-
-#[pymethods]
-impl PySse {
-    fn __iter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
-        slf.clone()
-    }
-
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        sleep_if_ended(|| {
-            Ok(match self.chunk(py, self.heartbeat)? {
-                Chunk::Bytes(bytes) => Some(bytes),
-                Chunk::TimedOut => Some(heartbeat(py)),
-                Chunk::Ended => None,
-            })
-        })
-    }
-
-    fn __aiter__<'py>(slf: &Bound<'py, Self>) -> Bound<'py, Self> {
-        slf.clone()
-    }
-
-    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
-        let this = slf.get();
-        let seconds = this.heartbeat.map(|after| after.as_secs_f64());
-        waiting(py, "next_chunk")?.call1((slf, &this.subscription, seconds, heartbeat(py)))
-    }
-
-    /// Close the subscription. Thread-safe; again does nothing.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.subscription.get().close(py)
-    }
-
-    /// As :meth:`close`, for `contextlib.aclosing`.
-    fn aclose<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        waiting(slf.py(), "close")?.call1((slf,))
-    }
-
-    /// What to send next, None if there is nothing yet. Raises StopAsyncIteration at the end.
-    fn _next_now<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        sleep_if_ended(|| match self.chunk(py, Some(Duration::ZERO))? {
-            Chunk::Bytes(bytes) => Ok(Some(bytes)),
-            Chunk::TimedOut => Ok(None),
-            Chunk::Ended => Err(no_more()),
-        })
     }
 }
