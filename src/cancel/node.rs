@@ -2,10 +2,10 @@
 //!
 //! # Locks
 //!
-//! Each token's lock protects its reason, its list of children and its callbacks, for the length of one operation
-//! on them. One lock is held at a time: a walk down the tree copies the references to the children out of one lock
-//! before it takes the next. Under a lock no callback runs and none is dropped, and no reference to a token is dropped
-//! either, since with the last one go that token's callbacks.
+//! Each node's lock protects its reason, its list of children and its callbacks, for the length of one operation on
+//! them. A thread holds one node's lock at a time: a walk down the tree copies the references to the children under one
+//! lock before it takes the next. Under a lock no callback is called or dropped, and no reference to a node is dropped,
+//! since the last reference takes that node's callbacks with it.
 
 use super::reason::CancelReason;
 use crate::sync::{AtomicBool, Condvar, Mutex, Ordering};
@@ -16,14 +16,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// What a cancel does if the token that it is asked of is retired. A retired token further down passes every cancel on.
+/// What a cancel does to a retired node, if that is the node that it begins with. A retired node further down passes every
+/// cancel on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IfRetired {
-    /// It is cancelled like any other: so does a user's own [`CancelToken::cancel`].
+    /// The node is cancelled like any other. A user's own [`CancelToken::cancel`] does this.
     Cancel,
-    /// Nothing, neither to it nor below it: so does a cancel of its run.
+    /// Nothing, neither to the node nor below it. A cancel of its run does this.
     Nothing,
-    /// The retired token is not cancelled; the tokens below it are. The deadline of a retired token works this way.
+    /// The node is not cancelled; the nodes below it are. A deadline does this.
     PassOn,
 }
 
@@ -55,38 +56,38 @@ pub(super) type Callback = Box<dyn FnOnce(&CancelReason) + Send>;
 
 /// Calls a callback; a panic in it ends here.
 pub(super) fn call(callback: impl FnOnce(&CancelReason), reason: &CancelReason) {
-    // The panic hook has reported it. What the callback may have left half done is its own.
+    // The panic hook has reported the panic.
     let _ = catch_unwind(AssertUnwindSafe(|| callback(reason)));
 }
 
 /// What the clones of one token share.
 pub(super) struct Node {
-    /// Whether the token is cancelled: the same for who wants no lock. Stored under the lock of `state`, which then
-    /// says why.
+    /// Whether the node is cancelled, to be read without the lock. Stored under the lock of `state`, which then has the
+    /// reason.
     pub(super) cancelled: AtomicBool,
     pub(super) state: Mutex<State>,
-    /// Who waits for `cancelled`.
+    /// For the threads that wait for `cancelled`.
     pub(super) changed: Condvar,
     pub(super) deadline: Option<Instant>,
     /// Where the timer keeps this node, if its deadline is its own.
     pub(super) alarm: Option<Alarm>,
-    /// The node above and the place in its list. Strong: a grandchild must be in reach though nobody holds the child.
+    /// The node above, and this node's place in its list. Strong: a cancel must reach a grandchild, even if no one holds the
+    /// child.
     parent: Option<(Arc<Self>, u64)>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Why this token is cancelled.
+    /// Why this node is cancelled.
     pub(super) reason: Option<CancelReason>,
-    /// Why the tokens below are cancelled though this one was not: the first cancel that this token, being retired,
-    /// only passed on.
+    /// Why the nodes below are cancelled, if this retired node only passed that cancel on: the first such reason.
     passed_on: Option<CancelReason>,
     retired: bool,
-    /// It is in the list of the one above no more, nor with the timer.
+    /// The node is neither in its parent's list nor with the timer any more.
     apart: bool,
-    /// The nodes directly below, as far as they may have to be told: empty once all below are cancelled.
+    /// The nodes directly below, as far as a cancel may still have to reach them: empty once all below are cancelled.
     pub(super) children: BTreeMap<u64, Weak<Node>>,
-    /// Not yet called, in the order of registration. Nothing is added after a cancel.
+    /// Callbacks that were not called, in the order of registration. None is added after a cancel.
     pub(super) callbacks: BTreeMap<u64, Callback>,
     tickets: u64,
 }
@@ -98,8 +99,8 @@ impl State {
         self.tickets
     }
 
-    /// Why the tokens below are cancelled, in this token's words. What was passed on comes first: nothing is passed on
-    /// by a token that is cancelled.
+    /// Why the nodes below are cancelled, as this node has it. The reason that was passed on comes first: a node that is
+    /// cancelled passes none on.
     fn why_below(&self) -> Option<&CancelReason> {
         self.passed_on.as_ref().or(self.reason.as_ref())
     }
@@ -122,7 +123,7 @@ impl Node {
         let above = self.deadline.filter(|_| !state.apart);
         let own = at.filter(|&at| above.is_none_or(|above| at < above));
         let mut child = Self::new(own.or(above), own);
-        // In one lock with the list: a cancel comes before, and is seen here, or after, and finds the child there.
+        // Under the lock of the list: a cancel either came before, and is seen here, or comes later, and finds the child.
         if let Some(why) = state.why_below() {
             child.state = Mutex::new(State {
                 reason: Some(why.for_below()),
@@ -143,11 +144,11 @@ impl Node {
         let mut state = self.state.lock();
         state.retired = true;
         let callbacks = match state.reason {
-            // The thread that cancelled it calls them.
+            // The thread that cancelled the node calls them.
             Some(_) => BTreeMap::new(),
             None => std::mem::take(&mut state.callbacks),
         };
-        // Who has tokens below stays, for their sake.
+        // A node with others below it stays in the tree, for their sake.
         state.apart = state.children.is_empty();
         let apart = state.apart;
         drop(state);
@@ -163,12 +164,12 @@ impl Node {
         }
     }
 
-    /// Cancels this node and all below it, and wakes who waits for them. Returns whether this call was the first to
-    /// reach this node, and the callbacks of the nodes that it was the first to reach, the upper ones first.
-    /// `if_retired` is about this node; a retired node below it passes the cancel on.
+    /// Cancels this node and all nodes below it, and wakes the threads that wait for one of them. Returns whether this call
+    /// was the first to reach this node, and the callbacks of the nodes that it was the first to reach, the upper ones
+    /// first. `if_retired` is about this node; a retired node below it passes the cancel on.
     ///
-    /// A list of children is emptied only when all below are cancelled, so of two walks that meet each does what
-    /// the other has not done yet, and neither returns before both are done.
+    /// A list of children is emptied only once all nodes below are cancelled. So if two walks meet, each walk does what
+    /// the other has still to do, and neither returns before the whole subtree is cancelled.
     pub(super) fn cancel(
         self: &Arc<Self>,
         why: CancelReason,
@@ -228,7 +229,7 @@ impl Node {
         }
     }
 
-    /// Takes a node that nobody refers to out of the lists that know it; gives back what it referred to.
+    /// Takes a node that has no reference left out of its parent's list and the timer. Returns the parent.
     fn leave(&mut self) -> Option<Arc<Self>> {
         self.disarm();
         let (parent, ticket) = self.parent.take()?;
@@ -238,8 +239,8 @@ impl Node {
 }
 
 impl Due for Node {
-    /// Cancels here, and has the callbacks called, and dropped, in the background: one that blocks must not delay other
-    /// deadlines.
+    /// Cancels on the timer's thread. The callbacks are called, and dropped, in the background: a callback that blocks must
+    /// not delay other deadlines.
     fn due(self: Arc<Self>) {
         let (_, deferred) = self.cancel(CancelReason::deadline(), IfRetired::PassOn);
         if !deferred.called.is_empty() {
@@ -249,7 +250,7 @@ impl Due for Node {
 }
 
 impl Drop for Node {
-    /// With the last node below it a node goes too. In a loop: a tree may be deeper than the stack.
+    /// Drops also the nodes above that only this node kept. In a loop, since a tree may be deeper than the stack.
     fn drop(&mut self) {
         let mut above = self.leave();
         while let Some(node) = above {

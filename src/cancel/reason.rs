@@ -11,15 +11,15 @@ use std::time::SystemTime;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CancelKind {
-    /// Somebody asked for it.
+    /// A user, or the host in a user's name.
     User,
-    /// The deadline of the token passed.
+    /// The token's deadline passed.
     Deadline,
-    /// A token above was cancelled, for whichever reason. The message is the one that was given there.
+    /// A token above was cancelled, of whatever kind that was. The message is that cancel's.
     Parent,
     /// The process, or the table of runs, shuts down.
     Shutdown,
-    /// Whom the work was for is gone.
+    /// The client that the work was for has gone.
     Disconnect,
 }
 
@@ -32,7 +32,7 @@ impl CancelKind {
         Self::Disconnect,
     ];
 
-    /// The kind as events spell it: `user`, `deadline`, `parent`, `shutdown`, `disconnect`.
+    /// The kind as events have it: `user`, `deadline`, `parent`, `shutdown`, `disconnect`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -77,11 +77,11 @@ impl std::error::Error for UnknownCancelKind {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CancelReason {
-    /// Who asked; [`CancelKind::Parent`] if it was asked of a token above.
+    /// Who asked; [`CancelKind::Parent`] if a token above was cancelled.
     pub kind: CancelKind,
-    /// The message that was given, also to a token above; may be empty.
+    /// The message of the cancel; may be empty.
     pub message: Arc<str>,
-    /// When it was asked, by the system's clock; the same for all tokens that one cancel reached.
+    /// The time of the cancel by the system's clock; the same for all tokens that one cancel reached.
     pub requested_at: SystemTime,
 }
 
@@ -98,7 +98,7 @@ impl CancelReason {
         Self::now(CancelKind::Deadline, "the deadline passed".into())
     }
 
-    /// The same, as the tokens below see it.
+    /// The reason that the tokens below get.
     pub(crate) fn for_below(&self) -> Self {
         Self {
             kind: CancelKind::Parent,

@@ -1,4 +1,4 @@
-//! The token that tells work to stop.
+//! The handle of a token: it tells work to stop.
 
 use super::node::{Deferred, IfRetired, Node, call};
 use super::reason::{CancelKind, CancelReason};
@@ -9,10 +9,10 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Says whether work is to stop; a node in a tree of such.
+/// Tells work to stop. Tokens form a tree: a cancel reaches a token and all tokens below it, never those above.
 ///
-/// A clone is the same token. Any thread may use one, at any time, also from inside its own callbacks. A cancel
-/// cannot be undone. A token keeps those above it in memory, not those below.
+/// A clone is the same token. Any thread may use a token at any time, also from inside the token's own callbacks. A
+/// cancel cannot be undone. A token keeps the tokens above it in memory, not those below.
 ///
 /// ```
 /// use llm_callback::{CancelKind, CancelToken};
@@ -33,15 +33,15 @@ impl CancelToken {
         Self(Arc::new(Node::new(None, None)))
     }
 
-    /// A token with nothing above it that is cancelled, as [`CancelKind::Deadline`], once `at` has passed; at once
-    /// if it has already.
+    /// A token with nothing above it that is cancelled, as [`CancelKind::Deadline`], at the time `at`: now, if `at` has
+    /// passed.
     ///
-    /// One thread in the process watches all deadlines; it is there only while a token waits for one, or a table of
-    /// runs for the time to forget one. The child of a fork needs [`after_fork_in_child`](crate::after_fork_in_child).
+    /// One thread in the process watches all deadlines. The thread runs only while there is something to wait for. The
+    /// child of a fork needs [`after_fork_in_child`](crate::after_fork_in_child).
     ///
     /// # Panics
     ///
-    /// If that thread is needed and the system refuses it.
+    /// If the system refuses that thread.
     pub fn with_deadline(at: Instant) -> Self {
         Self::try_with_deadline(at).expect(REFUSED)
     }
@@ -51,26 +51,26 @@ impl CancelToken {
         Self::armed(Arc::new(Node::new(Some(at), Some(at))))
     }
 
-    /// As [`with_deadline`](Self::with_deadline), that far from now. What no clock can hold is no deadline.
+    /// As [`with_deadline`](Self::with_deadline), this long from now. A time beyond the clock's range is no deadline.
     ///
     /// # Panics
     ///
-    /// As there.
+    /// As [`with_deadline`](Self::with_deadline).
     pub fn with_timeout(timeout: Duration) -> Self {
         Instant::now()
             .checked_add(timeout)
             .map_or_else(Self::new, Self::with_deadline)
     }
 
-    /// A token below this one: cancelled when this one is, and from the beginning if this one is already.
+    /// A token below this one: it is cancelled when this token is, and from the beginning if this token is cancelled now.
     ///
-    /// Does not block. A child that is dropped, with all below it, leaves nothing behind here.
+    /// Does not block. A child that is dropped, with all tokens below it, leaves nothing behind in this token.
     #[must_use]
     pub fn child(&self) -> Self {
         Self(self.0.child(None))
     }
 
-    /// A child with a deadline of its own. The earlier of its own and this token's counts.
+    /// A child with a deadline of its own. The earlier of the two deadlines, its own and this token's, holds.
     ///
     /// # Panics
     ///
@@ -85,7 +85,7 @@ impl CancelToken {
         Self::armed(self.0.child(Some(at)))
     }
 
-    /// A child with a deadline that far from now. What no clock can hold is no deadline.
+    /// A child with a deadline this long from now. A time beyond the clock's range is no deadline.
     ///
     /// # Panics
     ///
@@ -98,18 +98,18 @@ impl CancelToken {
         }
     }
 
-    /// A token that no cancel and no deadline from above reaches: for what must still be done after a cancel, such
-    /// as writing down how the work ended.
+    /// A token that no cancel and no deadline from above reaches: for work that must still be done after a cancel, such as
+    /// storing the result.
     ///
-    /// It is the top of a tree of its own, and is not cancelled though this one may be.
+    /// The new token is the top of a tree of its own. It is not cancelled, even if this token is.
     #[must_use]
     pub fn shield(&self) -> Self {
         Self::new()
     }
 
-    /// Whether to stop. One atomic load; once true, always true.
+    /// Whether the token is cancelled. One atomic load; once true, always true.
     ///
-    /// Whoever sees true also sees what the thread that cancelled had done before it did.
+    /// A thread that gets true also sees everything that the cancelling thread did before the cancel.
     #[inline]
     pub fn is_cancelled(&self) -> bool {
         // Acquire: the partner is the Release store in `Node::cancel`.
@@ -121,20 +121,21 @@ impl CancelToken {
         self.0.state.lock().reason.clone()
     }
 
-    /// When this token is cancelled by itself: the earliest of its own deadline and those above, shields apart.
+    /// The time at which this token is cancelled by itself: the earliest of its own deadline and those of the tokens above
+    /// it, up to a shield.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline
     }
 
-    /// Cancels this token and all below it. True if this call was the first to reach this token.
+    /// Cancels this token and all tokens below it. Returns true if this call was the first to reach this token.
     ///
-    /// First the whole subtree is cancelled and who waits is woken, then the callbacks run: on this thread, with no
-    /// lock held, each token's in the order of their registration and a token's before those of the tokens below
-    /// it. One that panics does not keep the others from running; its panic ends here.
+    /// First the whole subtree is cancelled, and the threads that wait for one of its tokens are woken. Then the callbacks
+    /// run: on this thread, with no lock held, each token's in the order of registration, and a token's before those of
+    /// the tokens below. A callback that panics does not keep the others from running; the panic ends here.
     ///
-    /// When this returns, whichever thread was first, this token and all below it are cancelled, and the callbacks
-    /// of those that this call was the first to reach have run. Another thread's cancel may still be busy with the
-    /// callbacks of those that it was the first to reach: this one does not wait for it.
+    /// When this returns, this token and all tokens below it are cancelled, whichever thread was first, and the callbacks
+    /// of the tokens that this call was the first to reach have run. Another thread's cancel may still run the callbacks
+    /// of the tokens that it was the first to reach: this call does not wait for them.
     pub fn cancel(&self, kind: CancelKind, message: impl Into<Arc<str>>) -> bool {
         let reason = CancelReason::now(kind, message.into());
         let (is_first, deferred) = self.0.cancel(reason, IfRetired::Cancel);
@@ -142,8 +143,8 @@ impl CancelToken {
         is_first
     }
 
-    /// As [`cancel`](Self::cancel), unless this token is retired: then nothing happens, here or below, and it returns
-    /// false. Which of the two comes first is decided under this token's lock. The callbacks are the caller's to run.
+    /// As [`cancel`](Self::cancel), but does nothing to a token that is retired, nor to the tokens below it, and returns
+    /// false. This token's lock decides which comes first, the cancel or the retirement. The caller runs the callbacks.
     pub(crate) fn cancel_unless_retired(
         &self,
         kind: CancelKind,
@@ -153,25 +154,26 @@ impl CancelToken {
         self.0.cancel(reason, IfRetired::Nothing)
     }
 
-    /// Retires the token, since its work is done. From now on no deadline and no cancel from above reaches it, and its
-    /// callbacks are taken out, for the caller to drop. A token that is cancelled already keeps its callbacks: the
-    /// thread that cancelled it calls them.
+    /// Retires the token, since its work is done. From now on no deadline and no cancel from above reaches the token. Its
+    /// callbacks are taken out, for the caller to drop. A token that is cancelled keeps its callbacks: the thread that
+    /// cancelled it calls them.
     ///
-    /// The tokens below go on: those that are there now are still reached by a cancel from above and by this token's
-    /// deadline. Tokens that are made below it from now on may be reached by its own [`cancel`](Self::cancel) only.
+    /// The tokens below go on. Those that exist now are still reached by a cancel from above and by this token's deadline.
+    /// Tokens that are made below it later are reached by its own [`cancel`](Self::cancel) only.
     pub(crate) fn retire(&self) -> Deferred {
         self.0.retire()
     }
 
-    /// Has `callback` called once, when this token is cancelled; at once, on this thread, if it is already.
+    /// Calls `callback` once, when this token is cancelled; now, on this thread, if the token is cancelled already.
     ///
-    /// It runs on the thread that cancels. Where a deadline cancels, it runs on a thread that calls the callbacks of all
-    /// deadlines, one after another; when a callback takes longer than a second, another thread calls those of the other
-    /// deadlines. It is called with no lock held and may do anything: ask, cancel or wait for any token, register more,
-    /// stop itself or others, block (which keeps those after it waiting), panic (which is caught).
+    /// The callback runs on the thread that cancels. After a deadline it runs on a thread that calls the callbacks of all
+    /// deadlines, one after another; if one takes longer than a second, another thread calls those of the other
+    /// deadlines. The callback is called with no lock held and may do anything: ask, cancel or wait for any token,
+    /// register more callbacks, stop itself or others, block (the callbacks after it wait), panic (the panic is caught).
     ///
-    /// The token keeps the callback, and all it holds, until it is called or stopped or the token is dropped with
-    /// all below it. A callback that holds its own token, and is neither called nor stopped, is never freed.
+    /// The token keeps the callback, and all that the callback holds, until the callback is called or stopped, or the
+    /// token is dropped with all tokens below it. A callback that holds its own token, and is neither called nor stopped,
+    /// is never freed.
     pub fn on_cancel(&self, callback: impl FnOnce(&CancelReason) + Send + 'static) -> Registration {
         let mut state = self.0.state.lock();
         let Some(reason) = state.reason.clone() else {
@@ -190,13 +192,13 @@ impl CancelToken {
         }
     }
 
-    /// Blocks this thread until the token is cancelled, at most for `timeout` if there is one. Whether it is
+    /// Blocks this thread until the token is cancelled, at most for `timeout`, if there is one. Returns whether the token is
     /// cancelled.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// Blocks this thread until the token is cancelled, at most until `end`. Whether it is cancelled.
+    /// Blocks this thread until the token is cancelled, at most until `end`. Returns whether the token is cancelled.
     pub fn wait_until(&self, end: Instant) -> bool {
         self.wait_for(Some(end))
     }
@@ -238,7 +240,7 @@ const REFUSED: &str = "the system refuses the thread that watches deadlines";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NoTimer;
 
-/// Clones are equal, and nothing else.
+/// A token is equal to its clones only.
 impl PartialEq for CancelToken {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -268,22 +270,19 @@ impl fmt::Debug for CancelToken {
     }
 }
 
-/// A callback that [`on_cancel`](CancelToken::on_cancel) registered. Dropping this does not stop it.
-///
-/// So a callback whose registration nobody keeps is still called: a cancel that went unheard would be worse than
-/// one that is heard too late.
+/// A callback that [`on_cancel`](CancelToken::on_cancel) registered. Dropping the registration does not stop the callback.
 #[derive(Debug)]
 pub struct Registration {
-    /// Weak, so that who keeps a registration does not keep the token and its callbacks.
+    /// Weak, so that a kept registration does not keep the token and its callbacks.
     node: Weak<Node>,
     ticket: u64,
 }
 
 impl Registration {
-    /// Takes the callback back and drops it here. True if so, and it will never be called; false if its call was
-    /// before, is under way, or the token is gone.
+    /// Drops the callback, which then is never called, and returns true. Returns false if the callback was called, is being
+    /// called, or went with its token.
     ///
-    /// Does not block: it does not wait for a call that is under way.
+    /// Does not block: it does not wait for a call that has begun.
     pub fn stop(self) -> bool {
         let Some(node) = self.node.upgrade() else {
             return false;

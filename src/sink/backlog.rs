@@ -1,4 +1,4 @@
-//! The ended runs that one sink has not taken to their end: their logs are held for it, within a bound.
+//! The ended runs that one sink has still to take: their logs are held for the sink, within bounds.
 
 use super::follow::Follow;
 use crate::log::{EventLog, Outline};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 /// How long, and in how many bytes, the logs of ended runs are held for a sink that has not taken them.
 ///
-/// Beyond either bound a run is let go of, the oldest first: only its lifecycle events are kept for the sink, with a gap
-/// event between them, and its other events count as [dropped](crate::SinkStats::dropped). The lifecycle events of all
-/// such runs together are kept in 16 MiB more, for any time; beyond that they are dropped too, the oldest run's first.
+/// Beyond either bound the oldest log is released: the sink still gets the run's lifecycle events, with a gap event
+/// between them, and the other events count as [dropped](crate::SinkStats::dropped). The lifecycle events of all such
+/// runs together are kept in 16 MiB more, for any time; beyond that they are dropped too, the oldest run's first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// The bytes of encoded events, over all ended runs.
+    /// The bytes of the encoded events of all ended runs together.
     pub bytes: u64,
     /// The time since the run's end.
     pub time: Duration,
@@ -49,16 +49,16 @@ impl Rest {
     }
 }
 
-/// What the lifecycle events of runs that were let go of may take.
+/// The bytes that the lifecycle events of released runs may take.
 const RESTS_BYTES: u64 = 16 << 20;
 
-/// What a run takes besides its encoded events, roughly.
+/// The bytes that a run takes besides its encoded events, roughly.
 const RUN_BYTES: u64 = 1_024;
 
-/// The ended runs that a sink has not taken to their end. Guarded by its sink's lock.
+/// The ended runs that a sink has still to take. Guarded by the sink's lock.
 pub(super) struct Backlog {
     hold: Hold,
-    /// By the order in which the runs were opened, as are the rests.
+    /// By the order in which the runs were opened. So are the rests.
     whole: BTreeMap<u64, Whole>,
     rests: BTreeMap<u64, Rest>,
     whole_bytes: u64,
@@ -67,12 +67,12 @@ pub(super) struct Backlog {
     is_closed: bool,
 }
 
-/// What a backlog has let go of, to be dropped without its lock: dropping a log takes a while.
+/// What a backlog has released, to be dropped without its lock: dropping a log takes a while.
 #[must_use]
 #[derive(Default)]
 pub(super) struct Released {
     logs: Vec<Arc<EventLog>>,
-    /// These runs are over for the sink.
+    /// The runs of which the sink gets nothing more.
     pub(super) follows: Vec<Arc<Follow>>,
 }
 
@@ -100,7 +100,7 @@ impl Backlog {
         (runs, self.whole_bytes + self.rests_bytes)
     }
 
-    /// When the first log has been held for as long as is allowed.
+    /// When the log that ended first has been held for as long as is allowed.
     pub(super) fn expires_at(&self) -> Option<Instant> {
         let ends = self.whole.values().map(|whole| whole.ended_at);
         ends.min()?.checked_add(self.hold.time)
@@ -109,8 +109,7 @@ impl Backlog {
     /// Holds the log of a run that has just ended, unless the sink has taken all of it already.
     pub(super) fn hold(&mut self, follow: &Arc<Follow>, log: &Arc<EventLog>) -> Released {
         let mut released = Released::default();
-        // Under the backlog's lock: the follower notes its progress first, and takes this lock after that, to remove the
-        // run.
+        // Under the backlog's lock: the follower first notes its progress and then takes this lock, to remove the run.
         if self.is_closed || follow.has_taken(log.last_sequence()) {
             return released;
         }
@@ -139,7 +138,7 @@ impl Backlog {
         released
     }
 
-    /// Lets go of the logs that were held for as long as is allowed.
+    /// Releases the logs that were held for as long as is allowed.
     pub(super) fn expire(&mut self) -> Released {
         let mut released = Released::default();
         let is_late = |whole: &Whole| whole.ended_at.elapsed() >= self.hold.time;
@@ -167,7 +166,7 @@ impl Backlog {
         self.rests.insert(number, rest);
     }
 
-    /// Lets go of a run that the sink has taken to its end.
+    /// Releases a run that the sink has taken to its end.
     pub(super) fn remove(&mut self, number: u64) -> Released {
         let mut released = Released::default();
         if let Some(whole) = self.whole.remove(&number) {
@@ -182,12 +181,12 @@ impl Backlog {
         released
     }
 
-    /// The lifecycle events of a run whose log was let go of.
+    /// The lifecycle events of a run whose log was released.
     pub(super) fn outline(&self, number: u64) -> Option<Outline> {
         self.rests.get(&number).map(|rest| rest.outline.clone())
     }
 
-    /// Holds nothing any more. What the sink has not taken counts as dropped.
+    /// Holds nothing from now on. Events that the sink has not taken count as dropped.
     pub(super) fn close(&mut self) -> Released {
         self.is_closed = true;
         (self.whole_bytes, self.rests_bytes) = (0, 0);

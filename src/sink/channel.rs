@@ -6,16 +6,16 @@ use super::stats::Counts;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, yield_now};
 use std::time::Instant;
 
-/// This number of runs with news is in the queue at most, 16 bytes each; beyond that the follower looks at all runs.
+/// The number of runs with news that the queue holds at most, 16 bytes each. Beyond it the follower looks at all runs.
 const LONGEST_QUEUE: usize = 1 << 20;
 
 /// What a follower is told.
 pub(super) enum Note {
     /// The run of this number has events that the sink has not taken.
     News(u64),
-    /// Flush, once all that was told before is written.
+    /// Flush, once all that was announced before is written.
     Flush(AskedToFlush),
-    /// End once all that was told before is written.
+    /// End, once all that was announced before is written.
     Stop,
 }
 
@@ -28,11 +28,11 @@ pub(super) struct Channel {
     /// must have been zero: its increment comes before the mark (Release, read by Acquire), its decrement (Release) after
     /// the push, and [`wait_for_announcements`](Self::wait_for_announcements) reads it (Acquire).
     announcing: AtomicU64,
-    /// Set once the sink was asked to end: it is told of nothing more. Relaxed, no partner: news that comes at that
-    /// moment may be told or not.
+    /// Set once the sink was asked to end: no more news is announced. Relaxed, no partner: news of that moment may be
+    /// announced or not.
     is_closing: AtomicBool,
     /// Set when the queue was too long for a run's number: then the follower looks at all runs. Relaxed, no partner: the
-    /// queue's end is found later than this is set.
+    /// follower comes to the end of the queue later than this is set.
     is_flooded: AtomicBool,
 }
 
@@ -61,7 +61,7 @@ impl Channel {
         self.is_closing.load(Ordering::Relaxed)
     }
 
-    /// Whether some runs may have news that the queue does not tell of. Only once each time.
+    /// Whether runs may have news that is not in the queue. Resets the mark.
     pub(super) fn take_flooded(&self) -> bool {
         self.is_flooded.swap(false, Ordering::Relaxed)
     }
@@ -85,8 +85,8 @@ impl Channel {
         self.announcing.fetch_sub(1, Ordering::Release);
     }
 
-    /// Waits until every run that was marked before this call is in the queue: as long as another thread takes from its
-    /// mark to its push, and no longer than until `end`.
+    /// Waits until every run that was marked before this call is in the queue, at most until `end`: as long as another
+    /// thread takes from its mark to its push.
     pub(super) fn wait_for_announcements(&self, end: Option<Instant>) {
         while self.announcing.load(Ordering::Acquire) > 0
             && end.is_none_or(|end| Instant::now() < end)

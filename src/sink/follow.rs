@@ -6,7 +6,7 @@ use crate::log::{Cursor, EventLog, Outline};
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use std::sync::{Arc, Weak};
 
-/// One run as one sink follows it. The log's side announces news, the follower's thread reads them.
+/// One run as one sink follows it. Emitting threads announce news; the follower's thread reads them.
 pub(super) struct Follow {
     run: Followed,
     /// Greater than that of every run that was opened before it in the same table.
@@ -14,8 +14,9 @@ pub(super) struct Follow {
     /// Weak: the run holds the log while it lives, the sink's backlog from its end on.
     log: Weak<EventLog>,
     /// Whether the run is in the follower's queue, or about to be. No news is lost: an emitting thread appends under the
-    /// log's lock before it looks here; the follower clears this before it takes that lock to read. So an emitting thread
-    /// that finds it set has appended before that read. Acquire and Release: see [`Channel::announcing`].
+    /// log's lock before it looks at this flag, and the follower clears the flag before it takes that lock to read. So an
+    /// emitting thread that finds the flag set has appended before that read. Acquire and Release: see
+    /// [`Channel::announcing`].
     has_news: AtomicBool,
     /// Protects how far the sink has taken the run. Under it: work on these fields.
     progress: Mutex<Progress>,
@@ -25,24 +26,24 @@ pub(super) struct Follow {
 struct Progress {
     /// Where the sink reads next.
     cursor: Cursor,
-    /// The sequence number of the last event that the sink has taken, or that the run's log let go of before.
+    /// The sequence number of the last event that the sink has taken, or that the log evicted before the sink took it.
     taken: u64,
     is_opened: bool,
     is_ended: bool,
-    /// How often in a row the sink has refused this run, and whether the run waits to be offered again.
+    /// How often in a row the sink has refused this run, and whether the run waits for its next try.
     failures: u32,
     is_refused: bool,
-    /// Set once the backlog has let go of the log.
+    /// Set once the backlog has released the log.
     given_up: Option<GivenUp>,
 }
 
-/// What a backlog has let go of.
+/// The run's log as it was when the backlog released it.
 struct GivenUp {
     first: Option<u64>,
     last: u64,
     /// Whether the lifecycle events are still held.
     keeps_outline: bool,
-    /// How many events count as dropped for it.
+    /// How many events count as dropped.
     dropped: u64,
 }
 
@@ -60,27 +61,27 @@ impl GivenUp {
 
 /// What a sink has taken of a run.
 pub(super) struct Written {
-    /// Where the sink reads on.
+    /// Where the sink reads next.
     pub(super) cursor: Cursor,
     /// The sequence number of the last event that was taken.
     pub(super) taken: u64,
     /// How many events were taken.
     pub(super) events: u64,
-    /// How many events had left the log before these.
+    /// How many events the log had evicted before these.
     pub(super) lost: u64,
-    /// Whether they were what is left of a log that was let go of.
+    /// Whether they were the lifecycle events of a released log.
     pub(super) is_outline: bool,
 }
 
 /// What the follower does with a run that has news.
 pub(super) enum Turn {
-    /// Read on in the log, from here, as far as its last event now.
+    /// Read the log from this cursor up to the event that is the last one now.
     Read(Arc<EventLog>, Cursor),
-    /// The log is let go of, and the sink has taken the run up to this event: write what is left.
+    /// The log is released, and the sink has taken the run up to this event: write the lifecycle events that are left.
     Outline(u64),
-    /// Nothing: it waits for its next try.
+    /// Nothing: the run waits for its next try.
     Waits,
-    /// Nothing: the sink has taken all, or all that is left.
+    /// Nothing: the sink has taken everything.
     Over,
 }
 
@@ -135,12 +136,12 @@ impl Follow {
         });
     }
 
-    /// Whether the sink has taken the event of this number, or lost it for good.
+    /// Whether the sink has taken the event of this sequence number, or has lost it for good.
     pub(super) fn has_taken(&self, sequence: u64) -> bool {
         self.progress.lock().taken >= sequence
     }
 
-    /// The follower's thread has taken the run out of its queue: what it is to do.
+    /// The follower's thread has taken the run out of its queue. Returns what the thread is to do.
     pub(super) fn turn(&self) -> Turn {
         self.has_news.store(false, Ordering::Release);
         let progress = self.progress.lock();
@@ -148,7 +149,7 @@ impl Follow {
             return Turn::Over;
         }
         if progress.is_refused {
-            // As if it were in the queue: its next try reads whatever comes until then.
+            // As if the run were in the queue: its next try reads all that comes until then.
             self.has_news.store(true, Ordering::Release);
             return Turn::Waits;
         }
@@ -161,7 +162,7 @@ impl Follow {
         Turn::Outline(taken)
     }
 
-    /// Whether this is the first time that somebody asks.
+    /// Whether this is the first call.
     pub(super) fn opens(&self) -> bool {
         !std::mem::replace(&mut self.progress.lock().is_opened, true)
     }
@@ -186,7 +187,7 @@ impl Follow {
             Some(given_up) => {
                 let dropped = given_up.dropped_after(taken);
                 if !is_outline {
-                    // The log was let go of while the sink was writing: those events count as dropped, and were not.
+                    // The log was released while the sink was writing: these events counted as dropped, and were not.
                     let written = given_up.dropped.saturating_sub(dropped + lost);
                     counts.dropped.fetch_sub(written, Ordering::Relaxed);
                 }
@@ -197,7 +198,7 @@ impl Follow {
         }
     }
 
-    /// Notes that the run waits to be offered again; returns how often in a row the sink had refused the run before.
+    /// Notes that the run waits for its next try. Returns how often in a row the sink had refused the run before.
     pub(super) fn has_failed(&self) -> u32 {
         let mut progress = self.progress.lock();
         let failures = progress.failures;
@@ -212,12 +213,12 @@ impl Follow {
         self.progress.lock().is_refused = false;
     }
 
-    /// Notes that the sink has taken the terminal event. Whether it is news.
+    /// Notes that the sink has taken the terminal event. Returns whether this is the first call.
     pub(super) fn ends(&self) -> bool {
         !std::mem::replace(&mut self.progress.lock().is_ended, true)
     }
 
-    /// The log is let go of: what the sink has not taken counts as dropped, but what is kept of it.
+    /// The log is released: the events that the sink has not taken count as dropped, but not the kept lifecycle events.
     pub(super) fn give_up(&self, outline: &Outline, keeps_outline: bool) {
         let mut progress = self.progress.lock();
         let mut given_up = GivenUp {
@@ -235,7 +236,7 @@ impl Follow {
         progress.given_up = Some(given_up);
     }
 
-    /// The sink takes no more, though the run may live: what the sink has not taken counts as dropped.
+    /// The sink takes no more, though the run may live: the events that it has not taken count as dropped.
     pub(super) fn give_up_live(&self) {
         let Some(log) = self.log.upgrade() else {
             return;

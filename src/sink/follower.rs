@@ -1,4 +1,5 @@
-//! The thread of one sink: it reads the runs that have news from their logs, writes them, and tries again what failed.
+//! The thread of one sink: it reads the logs of the runs that have news, hands the events to the sink, and tries again what
+//! failed.
 
 use super::channel::Note;
 use super::flush::AskedToFlush;
@@ -14,13 +15,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// At most so much is handed to a sink at once.
+/// At most this much is handed to a sink at once.
 const BATCH: Limits = Limits {
     events: 256,
     bytes: 256 << 10,
 };
 
-/// How long what was written may wait for its flush.
+/// How long written events may wait for a flush.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// The pause after the first failure, and the longest one.
@@ -35,10 +36,10 @@ pub(super) struct Follower<S> {
     /// The runs that the sink has refused, by when they are offered again and by their numbers.
     refused: BTreeMap<(Instant, u64), Arc<Follow>>,
     flushes: Vec<AskedToFlush>,
-    /// Since when something that was written waits for its flush, and whether a lifecycle event does.
+    /// Since when written events wait for a flush, and whether a lifecycle event is among them.
     unflushed: Option<Instant>,
     has_lifecycle: bool,
-    /// Set once the sink is to end, and all that was told before is written.
+    /// Set once the sink is to end: everything that was announced before is in the queue.
     is_stopping: bool,
 }
 
@@ -56,7 +57,7 @@ impl<S: Sink> Follower<S> {
         }
     }
 
-    /// Writes until it is stopped. Returns whether the sink has taken all that it was told of, and flushed.
+    /// Writes until the sink is stopped. Returns whether the sink has taken everything that was announced, and flushed.
     pub(super) fn run(mut self) -> bool {
         loop {
             let mut due = Instant::now();
@@ -66,7 +67,7 @@ impl<S: Sink> Follower<S> {
                         self.turn(&follow);
                     }
                 }
-                // Somebody waits: what the sink has refused is offered again at once.
+                // A thread waits: the runs that the sink has refused are offered again at once.
                 Some(Note::Flush(asked)) => {
                     self.flushes.push(asked);
                     due += LONGEST_PAUSE;
@@ -94,7 +95,7 @@ impl<S: Sink> Follower<S> {
         }
     }
 
-    /// When the thread has something to do though nobody tells it anything.
+    /// When the thread has something to do without a note.
     fn next_due(&self) -> Option<Instant> {
         let refused = self.refused.first_key_value();
         let refused = refused.map(|((at, _), _)| *at);
@@ -103,7 +104,7 @@ impl<S: Sink> Follower<S> {
         [refused, flush, end].into_iter().flatten().min()
     }
 
-    /// Writes what the run's log has now. What comes meanwhile is told anew.
+    /// Writes what the run's log has now. Later events are announced anew.
     fn turn(&mut self, follow: &Arc<Follow>) {
         match follow.turn() {
             Turn::Read(log, cursor) => self.read(follow, &log, cursor),
@@ -161,7 +162,7 @@ impl<S: Sink> Follower<S> {
         }
     }
 
-    /// Hands events to the sink. Returns whether the sink has taken all of them; else they are offered again later.
+    /// Hands events to the sink. Returns whether the sink has taken all of them; if not, the others are offered again later.
     fn write(&mut self, follow: &Arc<Follow>, frames: &[Arc<Frame>], mut all: Written) -> bool {
         let batch = Batch {
             run: follow.run(),
@@ -193,7 +194,7 @@ impl<S: Sink> Follower<S> {
             if !is_whole {
                 all.cursor = Cursor::after(taken);
                 all.taken = taken;
-                // Without the gap event they will be told of again.
+                // The sink has not taken the gap event: the gap will be told again.
                 all.lost *= u64::from(gaps > 0);
             }
             follow.has_written(all);
@@ -216,7 +217,7 @@ impl<S: Sink> Follower<S> {
 
     fn ended(&mut self, follow: &Arc<Follow>) {
         let is_first = follow.ends();
-        self.shared.let_go(follow.number());
+        self.shared.release(follow.number());
         if is_first {
             let sink = &mut self.sink;
             let told = caught(|| {
@@ -245,7 +246,7 @@ impl<S: Sink> Follower<S> {
 
     fn flush_if_due(&mut self, is_idle: bool) {
         let is_late = |since: Instant| since.elapsed() >= IDLE;
-        // All that was told before a flush was asked for is written by now, but what the sink has refused.
+        // All that was announced before the flush is written by now, but for the runs that the sink has refused.
         let is_asked = !self.flushes.is_empty() && self.refused.is_empty();
         let is_due = self.unflushed.is_some_and(is_late) || self.has_lifecycle && is_idle;
         if !is_asked && !is_due {
@@ -267,19 +268,19 @@ impl<S: Sink> Follower<S> {
         self.count(&flushed)
     }
 
-    /// Lets nothing wait any more. `is_done`: all is written that was told before the sink was asked to end. Returns
-    /// whether that is so, and flushed.
+    /// Ends the thread's work. `is_done`: everything that was announced before the sink was asked to end is written.
+    /// Returns whether that is so, and the sink has flushed.
     fn end(mut self, is_done: bool) -> bool {
         let has_all = self.flush() && is_done;
         self.shared.close(is_done);
-        // Those that were asked for later are dropped with the queue, as not flushed.
+        // Flushes that were asked for later are dropped with the queue, as not flushed.
         for asked in self.flushes.drain(..) {
             asked.settle(has_all);
         }
         has_all
     }
 
-    /// Whether the call went well; if not, it is counted.
+    /// Counts the call if it failed. Returns whether it succeeded.
     fn count(&self, done: &Result<(), Refused>) -> bool {
         if let Err(refused) = done {
             self.shared.has_failed(&refused.error);
@@ -294,7 +295,7 @@ fn caught(call: impl FnOnce() -> Result<(), Refused>) -> Result<(), Refused> {
         .unwrap_or_else(|_| Err(io::Error::other("the sink panicked").into()))
 }
 
-/// How long to wait after so many failures in a row.
+/// How long to wait after this many failures in a row.
 fn pause(failures: u32) -> Duration {
     FIRST_PAUSE
         .saturating_mul(1 << failures.min(10))

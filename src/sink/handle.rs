@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 /// How long a sink may still write after its last handle was dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A running sink: its thread, and how to speak to it. A clone is the same sink. Dropping the last one asks the sink to
-/// end within five seconds, and does not wait: [`close`](Self::close) does.
+/// The handle of a running sink. A clone is a handle of the same sink. Dropping the last handle asks the sink to end within
+/// five seconds, and does not wait: [`close`](Self::close) waits.
 #[derive(Clone)]
 pub struct SinkHandle(Arc<Owner>);
 
-/// Asks the sink to end when nobody can speak to it any more.
+/// Asks the sink to end when its last handle is dropped.
 struct Owner {
     shared: Arc<Shared>,
     /// The sink's thread, which must not wait for itself.
@@ -38,7 +38,7 @@ impl fmt::Debug for SinkHandle {
     }
 }
 
-/// Clones are equal, and nothing else.
+/// A handle is equal to its clones only.
 impl PartialEq for SinkHandle {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -92,18 +92,18 @@ impl SinkHandle {
         self.0.shared.last_error.lock().clone()
     }
 
-    /// Has the sink take every event whose emit returned before this call, and flush. Returns true once the sink has;
-    /// false if it has not within `timeout`, is closed, or if this is the sink's own thread. Blocks, with no lock held.
+    /// Waits until the sink has taken every event whose emit returned before this call, and has flushed. Returns true once
+    /// it has; false on timeout, if the sink is closed, and on the sink's own thread. Blocks, with no lock held.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
         self.flushing(end).wait_until(end).unwrap_or(false)
     }
 
-    /// Stops the sink once it has taken every event whose emit returned before this call, at most after `patience`. What
-    /// it has not taken by then counts as dropped. Returns true if the sink has taken everything.
+    /// Stops the sink once it has taken every event whose emit returned before this call, at most after `patience`. Events
+    /// that it has not taken by then count as dropped. Returns true if the sink has taken everything.
     ///
     /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits
-    /// again, and returns the same. On the sink's own thread it does not wait, and returns false.
+    /// again, and returns the same. On the sink's own thread `close` does not wait, and returns false.
     pub fn close(&self, patience: Duration) -> bool {
         let end = Instant::now().checked_add(patience);
         let stopping = self.stop(end);
@@ -130,7 +130,7 @@ impl SinkHandle {
         flushing
     }
 
-    /// Asks the sink to end until `end`, once it has taken what was appended before. The earliest of several ends counts.
+    /// Asks the sink to end by `end`, once it has taken what was appended before. Of several ends the earliest holds.
     pub(crate) fn stop(&self, end: Option<Instant>) -> Stopping {
         self.0.stop(end)
     }
@@ -160,7 +160,7 @@ impl Drop for Owner {
     }
 }
 
-/// Tells whoever waits that the follower's thread is done, also if it panics.
+/// Tells the threads that wait that the follower's thread is done, also if it panics.
 struct Done {
     shared: Arc<Shared>,
     has_all: bool,
@@ -174,7 +174,7 @@ impl Drop for Done {
     }
 }
 
-/// The end of a sink that was asked to end. None on the sink's own thread, which must not wait for itself.
+/// A sink that was asked to end. None on the sink's own thread, which must not wait for itself.
 #[must_use]
 pub(crate) struct Stopping(Option<Arc<Shared>>);
 
@@ -188,7 +188,7 @@ impl Stopping {
         }
     }
 
-    /// Nobody waits any more: what the sink has not taken counts as dropped from now on. Returns false.
+    /// Waits no longer: events that the sink has not taken count as dropped from now on. Returns false.
     pub(crate) fn give_up(&self) -> bool {
         if let Some(shared) = &self.0 {
             shared.close(false);

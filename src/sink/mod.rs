@@ -2,12 +2,12 @@
 //!
 //! A sink is a cursor over every run's log, not a second queue. An emitting thread only tells the sink's follower that a
 //! run has news; the follower reads the events from the log. If the sink fails, its cursor stays where it is: that is the
-//! retry, and the log is the buffer. What a log lets go of before the sink has taken it becomes an explicit gap event.
+//! retry, and the log is the buffer. If a log evicts events that the sink has not taken, the sink gets a gap event.
 //!
 //! # Locks
 //!
-//! A backlog may take a run's progress and its log's lock; neither of these ever takes a backlog. No lock is
-//! held while a sink is called.
+//! Under a backlog's lock a run's progress and its log's lock are taken, never the other way round. No lock is held while
+//! a sink is called.
 
 mod backlog;
 mod channel;
@@ -35,12 +35,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// A destination for events. Each sink is called on one thread, its own, so it may block without delaying anyone else.
+/// A destination for events. Each sink is called on a thread of its own, so it may block without delaying anyone else.
 ///
-/// A panic counts as an error of the call.
+/// A call that panics counts as a call that failed.
 pub trait Sink: Send + 'static {
-    /// Runs the sink's thread: called once, there, and `work` is all that the thread does. For a sink that needs
-    /// something around it. It must call `work`, once.
+    /// Runs the sink's thread. Called once, on that thread; it must call `work` once, which returns when the sink is
+    /// closed. For a sink that needs something set up around its calls.
     fn run_thread(work: &mut (dyn FnMut() + Send))
     where
         Self: Sized,
@@ -52,24 +52,24 @@ pub trait Sink: Send + 'static {
     fn opened(&mut self, _run: &Followed) {}
 
     /// Takes some events of one run, in their order: about 256 events or 256 KiB at most. A `stream.gap` event among them
-    /// says how many are missing.
+    /// says how many events are missing.
     ///
     /// # Errors
     ///
-    /// [`Refused`] says up to which event the sink has taken the batch; any [`io::Error`] means none. The rest is offered
-    /// again, after a pause that grows up to two seconds, for as long as the run's log holds it. Other runs go on
-    /// meanwhile.
+    /// [`Refused`] says up to which event the sink has taken the batch; any [`io::Error`] means that it took none. The
+    /// other events are offered again after a pause, which grows up to two seconds, for as long as the run's log holds
+    /// them. Other runs go on meanwhile.
     fn write(&mut self, batch: &Batch<'_>) -> Result<(), Refused>;
 
-    /// The sink has taken the run's terminal event: the run is not written any more.
+    /// The sink has taken the run's terminal event: no event of this run comes after it.
     fn ended(&mut self, _run: &Followed) {}
 
-    /// Makes everything that was taken lasting. Called when nothing is left to write and a lifecycle event was written,
-    /// at least once a second while events are written, when somebody asks for it, and at the end.
+    /// Makes everything that was taken durable. Called once nothing is left to write, if a lifecycle event was written; at
+    /// least once a second while events are written; when a thread asks for a flush; and at the end.
     ///
     /// # Errors
     ///
-    /// An error is counted.
+    /// An error is counted, and nothing else happens.
     fn flush(&mut self) -> io::Result<()>;
 }
 
@@ -81,7 +81,7 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// The run of this id and generation, as for a test of a sink.
+    /// The run of this id and generation: for the test of a sink.
     pub fn new(id: impl Into<RunId>, generation: u64) -> Self {
         Self {
             id: id.into(),
@@ -94,7 +94,7 @@ impl Followed {
         &self.id
     }
 
-    /// Tells runs of the same id apart: see [`Run::generation`](crate::Run::generation).
+    /// The run's generation, which tells runs of the same id apart: see [`Run::generation`](crate::Run::generation).
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -108,7 +108,7 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Some events of a run, as for a test of a sink.
+    /// Some events of a run: for the test of a sink.
     pub fn new(run: &'a Followed, frames: &'a [Arc<Frame>]) -> Self {
         Self { run, frames }
     }
@@ -124,17 +124,17 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// A sink did not take a batch, or not all of it.
+/// A sink has not taken all of a batch.
 #[derive(Debug)]
 pub struct Refused {
-    /// The sequence number of the last event that it did take; 0 if it took none.
+    /// The sequence number of the last event that the sink took; 0 if it took none.
     pub taken: u64,
-    /// Why it did not take the rest.
+    /// Why the sink did not take the other events.
     pub error: io::Error,
 }
 
 impl From<io::Error> for Refused {
-    /// Nothing was taken.
+    /// The sink took no event.
     fn from(error: io::Error) -> Self {
         Self { taken: 0, error }
     }

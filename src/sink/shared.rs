@@ -22,13 +22,14 @@ pub(crate) struct Shared {
     pub(super) ends_at: Mutex<Option<Instant>>,
     /// Protects the text of the latest error.
     pub(super) last_error: Mutex<Option<String>>,
-    /// Protects which runs the sink follows, by their numbers: those that are live, and those that it has not taken to
-    /// their end. Under it: map operations. The queue has the numbers only, so that a sink that hangs keeps no run there.
+    /// Protects which runs the sink follows, by their numbers: those that are live, and those that it has still to take.
+    /// Under it: map operations. The queue has the numbers only, so that a sink that hangs keeps no run in the queue.
     follows: Mutex<FxHashMap<u64, Arc<Follow>>>,
-    /// Protects the ended runs that are held for the sink, and when the oldest is let go of. Under it: operations on
-    /// these, with a run's progress and its log's lock below it; no call of the sink, and no drop of a log.
+    /// Protects the ended runs that are held for the sink, and the alarm at which the oldest is released. Under it:
+    /// operations on these, with a run's progress and its log's lock below it; no call of the sink, no drop of a log.
     backlog: Mutex<(Backlog, Option<Alarm>)>,
-    /// Protects the end of the follower's thread: set once the thread is done, to whether the sink has taken everything.
+    /// Protects the outcome of the follower's thread: None until the thread is done, then whether the sink has taken
+    /// everything.
     pub(super) done: Mutex<Option<bool>>,
     pub(super) is_done: Condvar,
     this: Weak<Self>,
@@ -51,7 +52,7 @@ impl Shared {
 
     /// Adds a run that has no event yet.
     pub(super) fn add(&self, follow: &Arc<Follow>) {
-        // A sink that was asked to end, and is still in the list of sinks, would keep the run for ever.
+        // A sink that was asked to end, but is still in the list of sinks, would keep the run for ever.
         if !self.channel.is_closing() {
             let mut follows = self.follows.lock();
             follows.insert(follow.number(), Arc::clone(follow));
@@ -70,7 +71,7 @@ impl Shared {
         self.follows.lock().values().cloned().collect()
     }
 
-    /// The sink has nothing more to take of these runs.
+    /// Forgets the runs of which the sink gets nothing more.
     fn forget(&self, released: &Released) {
         if !released.follows.is_empty() {
             let mut follows = self.follows.lock();
@@ -81,7 +82,7 @@ impl Shared {
         }
     }
 
-    /// Whether the sink is to end, and the time for that is over.
+    /// Whether the sink is to end, and its time for that is over.
     pub(super) fn is_out_of_time(&self) -> bool {
         self.channel.is_closing() && self.ends_at().is_some_and(|end| Instant::now() >= end)
     }
@@ -97,7 +98,7 @@ impl Shared {
         *self.last_error.lock() = Some(error.to_string());
     }
 
-    /// Holds the log of a run that has ended, until the sink has taken it or a bound lets it go.
+    /// Holds the log of a run that has ended, until the sink has taken it or a bound releases it.
     pub(super) fn hold(&self, follow: &Arc<Follow>, log: &Arc<EventLog>) {
         let mut backlog = self.backlog.lock();
         let released = backlog.0.hold(follow, log);
@@ -106,7 +107,7 @@ impl Shared {
         drop(released);
     }
 
-    /// Unlocks, after it has seen to it that the timer calls when the next log has been held for long enough.
+    /// Sets the timer for the next log that is to be released, if it is not set, and unlocks.
     fn unlock(&self, mut backlog: MutexGuard<'_, (Backlog, Option<Alarm>)>) {
         if backlog.1.is_some() {
             return;
@@ -118,24 +119,25 @@ impl Shared {
         backlog.1 = Some(alarm);
         drop(backlog);
         if !timer::arm(alarm, self.this.clone() as Weak<dyn Due>) {
-            // The system refuses the thread: the next run that ends asks again.
+            // The system refuses the timer's thread: the next run that ends asks again.
             self.backlog.lock().1 = None;
         }
     }
 
-    /// Lets go of the log of a run that the sink has taken to its end.
-    pub(super) fn let_go(&self, number: u64) {
+    /// Releases the log of a run that the sink has taken to its end.
+    pub(super) fn release(&self, number: u64) {
         let released = self.backlog.lock().0.remove(number);
         let follow = self.follows.lock().remove(&number);
         drop((released, follow));
     }
 
-    /// What is left of a run whose log was let go of.
+    /// The lifecycle events of a run whose log was released.
     pub(super) fn outline(&self, number: u64) -> Option<Outline> {
         self.backlog.lock().0.outline(number)
     }
 
-    /// The sink takes no more. `is_done`: it has taken all that it was told of, and what live runs say later is not its.
+    /// Ends the holding. `is_done`: the sink has taken everything that was announced, so that no live run has events left
+    /// for it.
     pub(super) fn close(&self, is_done: bool) {
         let mut backlog = self.backlog.lock();
         let released = backlog.0.close();

@@ -8,17 +8,17 @@ use crate::sync::AtomicU64;
 pub struct SinkStats {
     /// Events that the sink has taken.
     pub written: u64,
-    /// Events that the sink will never get: a log or the backlog let go of them before the sink took them.
+    /// Events that the sink will never get: a log evicted them, or the backlog released them, before the sink took them.
     pub dropped: u64,
-    /// Calls of the sink that failed or panicked. What was not taken is offered again.
+    /// Calls of the sink that failed or panicked. Events that were not taken are offered again.
     pub errors: u64,
-    /// Ended runs that the sink has not taken to their end.
+    /// Ended runs that the sink has still to take.
     pub waiting: usize,
     /// The bytes of encoded events that are held for these runs.
     pub waiting_bytes: u64,
 }
 
-/// Counts order nothing and have no partner: relaxed throughout.
+/// Relaxed throughout: counts order nothing and have no partner.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) written: AtomicU64,
