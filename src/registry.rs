@@ -8,10 +8,10 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::ops::Deref;
 
-/// How many ways the table is split. A power of two; threads of different runs rarely meet at one lock.
+/// The number of shards, a power of two. Threads of different runs rarely meet at one lock.
 const SHARDS: usize = if cfg!(loom) { 1 } else { 16 };
 
-/// An event came back: nobody has registered a callback for its run.
+/// The event, given back: no callback is registered for its run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Unregistered<E>(pub E);
 
@@ -82,18 +82,18 @@ type Shard<C, K> = RwLock<FxHashMap<RunId, Slot<C, K>>>;
 
 /// Callbacks of type `C` and cancellation checkers of type `K`, by run id. Shared by reference among threads.
 ///
-/// No method runs user code while a lock is held, and what a method removes or replaces is given back to the
-/// caller, so that it is dropped outside the lock too: a destructor may come back in.
+/// No method runs user code while a lock is held. A value that a method removes or replaces is returned to the caller, so
+/// that it is dropped outside the lock too: its destructor may use the registry.
 ///
 /// # Locks
 ///
-/// Each shard's lock protects that shard's map, for the length of one map operation. One is held at a time. Under
-/// it references are copied, by `C::clone` or by the closure of [`with_callback`](Self::with_callback): these must
-/// not block and not come back in; copying an `Arc` is what is meant.
+/// Each shard's lock protects that shard's map, for the length of one map operation. A thread holds one at a time. Under
+/// it references are copied, by `C::clone` or by the closure of [`with_callback`](Self::with_callback), which must neither
+/// block nor use the registry: they are meant to copy an `Arc`.
 pub struct Registry<C, K = C> {
     shards: [CachePadded<Shard<C, K>>; SHARDS],
-    /// How many slots there are. Changed under the lock of the slot's shard; relaxed, no partner: whoever has heard of a
-    /// registration, in whichever way, also sees this, and it publishes nothing else.
+    /// The number of slots. Changed under the lock of the slot's shard. Relaxed, no partner: it publishes nothing, and a
+    /// thread that has heard of a registration, in whichever way, also sees this number.
     slots: CachePadded<AtomicU64>,
 }
 
@@ -121,12 +121,12 @@ impl<C, K> Registry<C, K> {
         }
     }
 
-    /// Registers the run's callback and gives back the one it replaces.
+    /// Registers the run's callback. Returns the callback that it replaces.
     pub fn set_callback(&self, id: RunId, callback: C) -> Option<C> {
         self.with_slot(id, |slot| slot.callback.replace(callback))
     }
 
-    /// Registers the run's cancellation checker and gives back the one it replaces.
+    /// Registers the run's cancellation checker. Returns the checker that it replaces.
     pub fn set_checker(&self, id: RunId, checker: K) -> Option<K> {
         self.with_slot(id, |slot| slot.checker.replace(checker))
     }
@@ -187,7 +187,7 @@ impl<C, K> Registry<C, K> {
         size
     }
 
-    /// Whether nothing is registered. One relaxed atomic load: for who asks at every event.
+    /// Whether nothing is registered. One relaxed atomic load, for hosts that ask at every event.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.slots.load(Ordering::Relaxed) == 0
@@ -260,7 +260,7 @@ impl<C: Clone, K> Registry<C, K> {
 
     /// Calls the run's callback with `event` on this thread, with no lock held.
     ///
-    /// The callback may register, remove, emit, block or panic: only the caller is concerned.
+    /// The callback may register, remove, emit, block or panic: only the calling thread is concerned.
     ///
     /// # Errors
     ///

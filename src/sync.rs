@@ -1,14 +1,14 @@
 //! The only file that names locks and atomics, so that loom can put its own in their place.
 //!
-//! The mutexes and conditions, which threads wait for, are the standard library's. `parking_lot` keeps who waits in one
-//! table for the whole process: a fork while another thread is in that table leaves the child with an entry that is
-//! locked for ever. Its read-write lock guards the registry, where lookups only read, and which the Python binding enters
-//! with the GIL held, where there is one: then nobody waits for it.
+//! The mutexes and conditions are the standard library's. `parking_lot` keeps its waiters in one table for the whole
+//! process: a fork while another thread is in that table leaves the child with an entry that is locked for ever. Its
+//! read-write lock guards the registry, where lookups only read. The Python binding enters the registry with the GIL held,
+//! if there is a GIL: then no thread waits for that lock.
 
 pub(crate) use mutex::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]
 pub(crate) use parking_lot::RwLock;
-// Not modelled: what is kept in one is made once and depends on nothing else.
+// Not modelled: its value is made once and depends on nothing else.
 pub(crate) use std::sync::OnceLock;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,8 +24,8 @@ pub(crate) use loom::thread::yield_now;
 #[cfg(loom)]
 pub(crate) use modelled::RwLock;
 
-/// The standard library's mutex and condition, or loom's, with `parking_lot`'s face. Nothing is ever poisoned: where
-/// something may panic under a lock of ours, what that protects is whole.
+/// The standard library's mutex and condition, or loom's, with the interface of `parking_lot`. No lock is ever poisoned: if
+/// something may panic under one of our locks, the protected value is whole at that moment.
 mod mutex {
     #[cfg(loom)]
     use loom::sync as inner;

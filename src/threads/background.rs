@@ -1,11 +1,11 @@
-//! The threads for work that may block: callbacks after a deadline, and destructors of values that are a user's.
+//! The threads for work that may block: callbacks after a deadline, and destructors of a user's values.
 //!
-//! One thread is enough as long as no task takes long: it takes the tasks in their order, and ends when it has had
-//! nothing to do for a moment. When tasks wait, and all threads have been busy with one task each for longer than a
-//! second, the timer's thread starts one more. So a task that blocks for ever costs a thread and a moment, and keeps no
-//! later task from running.
+//! One thread is enough as long as no task takes long. It takes the tasks in their order, and ends after a moment without
+//! a task. If tasks wait while all threads have been busy with one task each for longer than a second, the timer's thread
+//! starts one more thread. So a task that blocks for ever costs a thread and a second, and keeps no later task from
+//! running.
 
-/// Some work, and all that it holds.
+/// A piece of work, with the values that it holds.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
 
 #[cfg(loom)]
@@ -34,13 +34,13 @@ mod real {
     static BACKGROUND: PerProcess<Background> =
         PerProcess::new(Background::new(Background::start_thread));
 
-    /// Runs the task on a thread of the background, or, where the system refuses the only thread, here and now. To be
-    /// called with no lock held. What the task panics with ends there.
+    /// Runs the task on a background thread; on this thread if the system refuses the only one. To be called with no lock
+    /// held. A panic of the task ends in the background.
     pub(crate) fn run(task: Task) {
         BACKGROUND.get().run(task);
     }
 
-    /// Starts anew in the child of a fork, which has none of the threads. What was to be run before is the parent's.
+    /// Starts anew in the child of a fork, which has none of the threads. The tasks that wait are the parent's.
     pub(crate) fn forget_after_fork() {
         BACKGROUND.replace(Background::new(Background::start_thread));
     }
@@ -61,10 +61,9 @@ mod real {
         pub(super) threads: usize,
         /// How many of the threads run a task.
         busy: usize,
-        /// When a thread was last started or last took a task. Threads that are all busy have been so at least since
-        /// then.
+        /// When a thread was last started or last took a task. If all threads are busy, they have been busy since then.
         changed_at: Option<Instant>,
-        /// There is one while the timer is to look after the tasks that wait: whenever there are more than free threads.
+        /// The timer's next look at the tasks that wait. There is one whenever more tasks wait than threads are free.
         watch: Option<Arc<Watch>>,
     }
 
@@ -111,7 +110,7 @@ mod real {
             }
         }
 
-        /// Starts a thread. Where the system refuses the only one, runs here what waits for it.
+        /// Starts a thread. If the system refuses the only one, runs the tasks that wait on this thread.
         fn start_counted(&'static self, mut state: MutexGuard<'_, State>) {
             state.threads += 1;
             state.changed_at = Some(Instant::now());
@@ -129,7 +128,7 @@ mod real {
             waiting.into_iter().for_each(call);
         }
 
-        /// What a thread does, until there has been nothing to do for a moment.
+        /// Runs tasks until there was none for a moment: all that a background thread does.
         fn work(&self) {
             let mut state = self.state.lock();
             loop {
@@ -149,7 +148,7 @@ mod real {
             }
         }
 
-        /// Has the timer look after the tasks that wait, unless it is to already.
+        /// Sets the timer's next look at the tasks that wait, unless it is set.
         fn watch(&'static self, mut state: MutexGuard<'_, State>) {
             if state.watch.is_some() {
                 return;
@@ -175,7 +174,7 @@ mod real {
             let now = Instant::now();
             let since = state.changed_at.unwrap_or(now);
             if now.duration_since(since) >= PATIENCE {
-                // Also where a free thread is only slow to wake: so that the next look is later than now.
+                // Also if a free thread is only slow to wake: so the next look is later than now.
                 state.changed_at = Some(now);
                 if state.busy == state.threads {
                     self.start_counted(state);
@@ -188,7 +187,7 @@ mod real {
         }
     }
 
-    /// Runs a task. A panic in it ends here, also one that the value of the first has in its destructor.
+    /// Runs a task. A panic in it ends here, also a second panic in the destructor of the first panic's value.
     fn call(task: Task) {
         if let Err(value) = catch_unwind(AssertUnwindSafe(task))
             && let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(value)))
@@ -198,7 +197,8 @@ mod real {
     }
 }
 
-/// In a model all is run where it is handed over: loom has no clock, and a thread that lingers would never end.
+/// In a model a task runs at once, on the thread that hands it over: loom has no clock, and a thread that waits for more
+/// tasks would never end.
 #[cfg(loom)]
 mod modelled {
     pub(crate) fn run(task: super::Task) {

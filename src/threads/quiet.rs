@@ -10,8 +10,8 @@ use std::thread::{Builder, JoinHandle};
 
 /// Starts a thread that gets no signals, but those of its own faults.
 ///
-/// What the thread starts inherits the mask: a program that C code forks there cannot be ended by SIGTERM. So no code of
-/// a user's may run there, except a Rust sink; the standard library's `Command` clears the mask in the child.
+/// A program that the thread starts inherits the mask: if C code forks it, SIGTERM does not end it. So no user's code may
+/// run on the thread, except a Rust sink; the standard library's `Command` clears the mask in the child.
 pub(crate) fn spawn(
     name: &str,
     body: impl FnOnce() + Send + 'static,
@@ -20,7 +20,7 @@ pub(crate) fn spawn(
     without_signals(|| builder.spawn(body))
 }
 
-/// Blocks the signals of the calling thread during a call. What the call starts inherits the mask.
+/// Blocks the signals of the calling thread during a call. A thread that the call starts inherits the mask.
 #[cfg(all(unix, not(miri)))]
 fn without_signals<T>(call: impl FnOnce() -> T) -> T {
     let before = blocked().thread_swap_mask(SigmaskHow::SIG_BLOCK);
@@ -56,7 +56,7 @@ fn blocked() -> SigSet {
     signals
 }
 
-/// Lets the calling thread get signals again, before it runs code of a user's that may start programs.
+/// Lets the calling thread get signals again, before it runs a user's code, which may start programs.
 #[cfg(feature = "python")]
 pub(crate) fn allow_signals() {
     #[cfg(all(unix, not(miri)))]

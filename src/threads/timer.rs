@@ -1,8 +1,8 @@
-//! One thread for all that is due at some time: deadlines, and what is kept for so long and no longer.
+//! One thread for everything that is due at a time: deadlines, and the ends of keeping times.
 
 use std::sync::Arc;
 
-/// What the timer calls, once, on its own thread: it must not block, since all that is due waits for it.
+/// Called by the timer, once, on the timer's thread. It must not block, since everything else that is due waits for it.
 pub(crate) trait Due: Send + Sync {
     #[cfg_attr(loom, expect(dead_code, reason = "loom has no clock"))]
     fn due(self: Arc<Self>);

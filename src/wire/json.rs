@@ -1,8 +1,8 @@
-//! The text of JSON strings, also of strings that are not Unicode: Python's may hold lone surrogates.
+//! The text of JSON strings, also of strings with lone surrogates, which Python's strings may have.
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Appends what stands for `text` between the quotes of a JSON string; the quotes are the caller's.
+/// Appends `text` as it stands in a JSON string, without the quotes.
 ///
 /// Quote, backslash and U+0000 to U+001F are escaped, as `serde_json` does it; all else is copied, also U+2028.
 /// The result has no line breaks.
@@ -23,10 +23,11 @@ pub fn escape_str(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(rest);
 }
 
-/// Appends what stands for these code points between the quotes of a JSON string; the quotes are the caller's.
+/// Appends these code points as they stand in a JSON string, without the quotes.
 ///
-/// As [`escape_str`], for text that may hold surrogates: they become `\udXXX`, as Python's `json` writes them. A high
-/// one right before a low one so reads as the character that the two encode. What lies above U+10FFFF becomes U+FFFD.
+/// As [`escape_str`], for text that may have surrogates. A surrogate becomes `\udXXX`, as Python's `json` writes it, so
+/// that a high surrogate right before a low one reads as the character that the two encode. A number above U+10FFFF becomes
+/// U+FFFD.
 ///
 /// ```
 /// let mut out = Vec::new();
@@ -57,7 +58,7 @@ pub fn escape_code_points(out: &mut Vec<u8>, code_points: impl IntoIterator<Item
     }
 }
 
-/// Puts U+FFFD in the place of each escaped lone surrogate, which `serde_json` refuses; true if there were any.
+/// Puts U+FFFD in the place of each escaped lone surrogate, which `serde_json` refuses. Returns whether there were any.
 ///
 /// The text keeps its length: `\ud800` becomes `\ufffd`.
 pub(crate) fn replace_lone_surrogates(json: &mut [u8]) -> bool {
@@ -92,10 +93,10 @@ fn is_plain(byte: u8) -> bool {
     byte >= b' ' && byte != b'"' && byte != b'\\'
 }
 
-/// How many bytes come before the first that needs an escape; `None` if none does.
+/// How many bytes come before the first one that needs an escape; None if none does.
 ///
-/// Eight bytes at a time: a token has seldom anything to escape. Each of the three terms sets the high bit of the
-/// bytes that it looks for, and perhaps of bytes above such a one, never of one below, so that the lowest is right:
+/// Looks at eight bytes at a time, since a token seldom has anything to escape. Each of the three terms sets the high bit
+/// of the bytes that it looks for, and perhaps of bytes above such a byte, but never of a byte below: the lowest is right.
 /// <https://graphics.stanford.edu/~seander/bithacks.html#HasLessInWord>.
 fn plain_prefix(text: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;

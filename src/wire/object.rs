@@ -1,6 +1,6 @@
-//! A JSON object as text, and fields put into it: what is in it stays as it is spelt, to the last byte.
+//! A JSON object as text, to which fields can be added: the others stay as they are spelt, to the last byte.
 //!
-//! Not over `serde_json::Value`, which refuses lone surrogates, that Python's strings can hold.
+//! Not a `serde_json::Value`, which refuses the lone surrogates that Python's strings may have.
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -19,7 +19,7 @@ impl Object {
         Self("{}".to_owned())
     }
 
-    /// `value`, if it is an object; what is none becomes the only field, `name`, of one.
+    /// Encodes a value that is an object. Any other value becomes the only field, `name`, of an object.
     pub(crate) fn encode(
         value: &(impl Serialize + ?Sized),
         name: &str,
@@ -33,7 +33,7 @@ impl Object {
         }))
     }
 
-    /// The same with these fields, which are text too, at its end; fields of the same names go.
+    /// The object with these fields, which are JSON text, at its end, in place of fields of the same names.
     pub(crate) fn with(self, fields: &[(&str, String)]) -> Self {
         let fields: Vec<_> = fields
             .iter()
@@ -42,7 +42,7 @@ impl Object {
         self.and(&Self(format!("{{{}}}", fields.join(","))))
     }
 
-    /// The same with the fields of another at its end; fields of the same names go.
+    /// The object with the fields of another one at its end, in place of fields of the same names.
     pub(crate) fn and(self, other: &Self) -> Self {
         let (Fields(own), Fields(others)) = (self.fields(), other.fields());
         if others.is_empty() {
@@ -66,7 +66,7 @@ impl Object {
     }
 }
 
-/// The name of a field, which may be spelt with escapes; one that is no Rust string as it is spelt.
+/// The name of a field without escapes; a name that is no Rust string, as it is spelt.
 fn plain(name: &RawValue) -> Result<String, &str> {
     serde_json::from_str(name.get()).map_err(|_| name.get())
 }

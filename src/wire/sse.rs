@@ -1,4 +1,4 @@
-//! Server-sent events after the WHATWG text: what to write beside [`Frame`](crate::Frame)s, and how to read.
+//! Server-sent events as WHATWG specifies them: comments and messages to write beside [`Frame`](crate::Frame)s, and a parser.
 //!
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
 //!
@@ -19,12 +19,12 @@
 
 use std::fmt;
 
-/// A comment that says nothing, to be sent when the stream has been quiet, lest a proxy close it.
+/// A comment to send while the stream is quiet, so that no proxy closes it.
 ///
-/// A line, without a blank one behind it: some readers take that for the end of a message.
+/// One line, without a blank line after it: some readers take a blank line for the end of a message.
 pub const HEARTBEAT: &[u8] = b": heartbeat\n";
 
-/// What a field of a message may not hold: refused, since to clean it would change it.
+/// A character that a field of a message must not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidField {
     /// CR or LF in the event's name: it would end the line.
@@ -51,19 +51,18 @@ pub fn comment(text: &str) -> Vec<u8> {
     out
 }
 
-/// Tells the reader to wait so many milliseconds before it reconnects.
+/// Tells the reader how many milliseconds to wait before it reconnects.
 pub fn retry(ms: u64) -> Vec<u8> {
     format!("retry: {ms}\n").into_bytes()
 }
 
-/// A message: its name (`message` if none), its id (if none, the one before goes on), its data.
+/// A message with this name (`message` if None), this id (the last message's if None) and this data.
 ///
-/// The data is split at CRLF, LF and CR, and nowhere else; readers get LF for each. Data without text is a message
-/// too.
+/// The data is split at CRLF, LF and CR, and nowhere else; readers get LF for each. Empty data is a message too.
 ///
 /// # Errors
 ///
-/// A name or an id that cannot be sent.
+/// [`InvalidField`] for a name or an id that cannot be sent.
 pub fn message(event: Option<&str>, id: Option<&str>, data: &str) -> Result<Vec<u8>, InvalidField> {
     if event.is_some_and(|name| name.contains(['\r', '\n'])) {
         return Err(InvalidField::Event);
@@ -82,7 +81,7 @@ pub fn message(event: Option<&str>, id: Option<&str>, data: &str) -> Result<Vec<
     Ok(out)
 }
 
-/// Each line of `text`, of which there is at least one, behind `field`.
+/// Appends each line of `text`, which has at least one, after `field`.
 fn lines(out: &mut Vec<u8>, field: &str, text: &str) {
     let mut rest = Some(text);
     while let Some(text) = rest {
@@ -115,14 +114,14 @@ pub struct Message {
 
 /// Reads a stream of server-sent events piece by piece, however it is cut.
 ///
-/// It takes any bytes: what is not UTF-8 becomes U+FFFD, fields that nobody knows are skipped, a message that the
-/// stream does not finish never comes. It keeps the unfinished message, however long: for senders that one trusts.
+/// The parser takes any bytes: bytes that are not UTF-8 become U+FFFD, unknown fields are skipped, and a message that the
+/// stream does not finish never comes. It keeps an unfinished message of any length, so use it for trusted senders.
 #[derive(Clone, Debug, Default)]
 pub struct Parser {
-    /// The line so far, and whether one was finished before it.
+    /// The line so far, and whether a line was finished before it.
     line: Vec<u8>,
     past_first_line: bool,
-    /// The byte before was a CR, which has ended its line: an LF now belongs to it.
+    /// The byte before was a CR, which ended a line: an LF now belongs to that CR.
     after_cr: bool,
     event: String,
     data: String,
@@ -138,7 +137,7 @@ impl Parser {
         Self::default()
     }
 
-    /// Reads on, and gives the messages that these bytes finish.
+    /// Reads more bytes. Returns the messages that they finish.
     pub fn push(&mut self, mut bytes: &[u8]) -> Vec<Message> {
         let mut messages = Vec::new();
         if self.after_cr && !bytes.is_empty() {
@@ -167,7 +166,7 @@ impl Parser {
         &self.last_event_id
     }
 
-    /// How many milliseconds the sender wants a reader to wait before it reconnects, if it has said so.
+    /// How many milliseconds the sender wants a reader to wait before it reconnects, if the sender has said so.
     pub fn retry(&self) -> Option<u64> {
         self.retry
     }
@@ -205,7 +204,7 @@ impl Parser {
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry = Some(value.parse().unwrap_or(u64::MAX));
             }
-            // A comment, whose field has no name, or what nobody knows.
+            // A comment, whose field has no name, or an unknown field.
             _ => {}
         }
     }
