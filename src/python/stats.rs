@@ -9,17 +9,19 @@ use pyo3::types::PyDict;
 
 /// Return what was delivered, dropped and cancelled since import, and what is registered now.
 ///
-/// `emitted`: events handed to a callback. `dropped`: events that were not, by reason: `no_callback` (their run had none,
-/// or one that is false), `route` (see :func:`configure`). `cancelled`: how often :class:`RunCancelled` was raised.
-/// `callbacks`, `checkers`: live registrations, zero when every run has cleaned up. `runs`: how many are `live`, the
-/// `oldest` of them (its `run_id`, and when it was `opened_at` in seconds since 1970; or None), how many `finished` ones
-/// can still be read, the `finished_bytes` that are kept of ended runs, how many were `opened`, and the events and
-/// annotations that came `late`, after the end of their run. `readers`: how many subscriptions are `open`, and the `lag`:
-/// how many events the slowest of them has still to read. `sinks`: for each, by its name (of a file its real path), the
-/// events that were `written` and `dropped`, how often it failed (`errors`) and with which text (`last_error`), and the
-/// ended runs that it has not taken to their end (`waiting`), with the bytes that are held for them (`waiting_bytes`).
+/// - `emitted`: events given to a callback.
+/// - `dropped`: events that reached no callback, by reason: `no_callback` (their run has none, or a false one), `route` (see
+///   :func:`configure`).
+/// - `cancelled`: how often :class:`RunCancelled` was raised.
+/// - `callbacks`, `checkers`: registrations now; zero once every run has cleaned up.
+/// - `runs`: the number of `live` runs; the `oldest` live run (its `run_id`, and `opened_at` in seconds since 1970) or None;
+///   the number of `finished` runs that can still be read, and the `finished_bytes` that ended runs hold; the number of
+///   runs that were `opened`; the events and annotations that came `late`, after their run's end.
+/// - `readers`: the number of `open` subscriptions, and the `lag`: how many events the slowest has still to read.
+/// - `sinks`: by name (of a file its real path) the events `written` and `dropped`, the number of `errors` and the
+///   `last_error`, and the ended runs that the sink has still to take (`waiting`, `waiting_bytes`).
 ///
-/// A new dict each time. Thread-safe. Takes the lock of each run's log for a moment, without the GIL.
+/// Returns a new dict each time. Thread-safe. Takes the lock of each run's log for a moment, without the GIL.
 #[pyfunction]
 pub(crate) fn stats(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let counted = COUNTERS.stats();

@@ -24,13 +24,13 @@ use pyo3::{PyTraverseError, PyVisit};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// One run: what it says, who listens, and how it ends. Made by :func:`open_run`; found by :func:`get_run`.
+/// One run: its events, its readers, its token and its end. Made by :func:`open_run`; found by :func:`get_run`.
 ///
-/// Used in `with`, leaving the block ends the run: as completed, as failed after an exception, as cancelled where it
-/// was asked to stop; the exception goes on. What has ended stays as it ended, and can still be read.
+/// Leaving a `with` block normally completes the run. An exception fails it, a cancellation cancels it, and both are
+/// re-raised. A run that has ended stays as it ended, and can still be read.
 ///
 /// Thread-safe, re-entrant: all methods may be called from any thread, at any time, also after the end. Two objects
-/// of one run are equal. In the child of a fork its methods raise RuntimeError.
+/// of one run are equal. In the child of a fork the methods raise :class:`ForeignProcess`.
 #[pyclass(name = "Run", module = "llm_callback", frozen, weakref)]
 pub(crate) struct PyRun {
     run: Owned<Arc<Run>>,
@@ -59,20 +59,20 @@ impl PyRun {
         id_to_python(py, self.run.anyway().id())
     }
 
-    /// The id of the run that this one is a part of, or None.
+    /// The id of the run that this run is a part of, or None.
     #[getter]
     fn parent_run_id<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let parent = self.run.anyway().parent();
         parent.map(|id| id_to_python(py, id)).transpose()
     }
 
-    /// 1 for the first run of this id, 2 for the one after it, as far as it is remembered.
+    /// 1 for the first run of this id, 2 for the next one, and so on, as far as earlier runs are remembered.
     #[getter]
     fn generation(&self) -> u64 {
         self.run.anyway().generation()
     }
 
-    /// `pending`, `running`, `completed`, `failed` or `cancelled`: what its terminal event says, once it is there.
+    /// `pending`, `running`, `completed`, `failed` or `cancelled`. The last three are what the terminal event says.
     #[getter]
     fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
         sleep_if_ended(|| {
@@ -81,7 +81,7 @@ impl PyRun {
         })
     }
 
-    /// The run's :class:`CancelToken`. Hand it, or children of it, to whoever works for the run.
+    /// The run's :class:`CancelToken`. Give it, or children of it, to the code that works for the run.
     #[getter]
     fn token(&self, py: Python<'_>) -> PyResult<Py<PyToken>> {
         if let Some(token) = self.token.get() {
@@ -97,21 +97,21 @@ impl PyRun {
         visit.call(self.token.get())
     }
 
-    /// When it was asked to stop, as seconds since 1970; None if it was not.
+    /// When the run was asked to stop, in seconds since 1970; None if it was not.
     #[getter]
     fn cancel_requested_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
         let run = self.run()?;
         Ok(unix_time(py.detach(|| run.times().requested)))
     }
 
-    /// When its code was first told to stop, as seconds since 1970, or None.
+    /// When the run's code was first told to stop, in seconds since 1970; None if it was not.
     #[getter]
     fn cancel_acknowledged_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
         let run = self.run()?;
         Ok(unix_time(py.detach(|| run.times().acknowledged)))
     }
 
-    /// When it ended, as seconds since 1970; None while it has not.
+    /// When the run ended, in seconds since 1970; None until then.
     #[getter]
     fn finished_at(&self, py: Python<'_>) -> PyResult<Option<f64>> {
         let run = self.run()?;
@@ -127,7 +127,7 @@ impl PyRun {
 
     /// Begin a run that was opened with `pending=True`: its first event is `lifecycle.started`.
     ///
-    /// True if it runs now. False if it has ended, or was asked to stop: then it never starts.
+    /// Returns True if the run is running now. Returns False if it has ended, or was asked to stop: then it never starts.
     fn start(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let run = self.run()?;
@@ -189,16 +189,16 @@ impl PyRun {
         })
     }
 
-    /// Return an :class:`LLMCallbackHandler` that speaks for `caller_context` in this run, and in no other.
+    /// Return an :class:`LLMCallbackHandler` that emits into this run, with `caller_context` as the source.
     ///
-    /// It reads `caller_context` now: a later change of it does not show. It keeps no tokens. Besides text, reasoning
-    /// and tool calls it reports what strands sends today: `llm.completed` for each complete message of the model,
-    /// `llm.tool_result` for each result of a tool. Unlike the original's it reports text that is only white space too,
-    /// since text is whole only with it. What a caller of strands has in its `invocation_state` is no event, unless it is
-    /// called `delta` or `current_tool_use`, which hide strands' own.
+    /// The handler copies `caller_context` now; a later change does not show. It keeps no tokens. Besides text, reasoning
+    /// and tool calls it reports `llm.completed` for each complete message of the model, and `llm.tool_result` for each
+    /// result of a tool. Unlike the original's handler it also reports text that is only white space, so that the text is
+    /// whole. Entries of a caller's `invocation_state` are no events, unless they are named `delta` or
+    /// `current_tool_use`, which hide those of strands.
     ///
-    /// It raises :class:`RunCancelled` once the run is cancelled, also after that end, so that what still works for it
-    /// stops. After another end its events are dropped, and counted.
+    /// The handler raises :class:`RunCancelled` once the run is cancelled, also after that end, so that the code that
+    /// still works for the run stops. After any other end its events are dropped, and counted.
     #[pyo3(signature = (caller_context, *, verbose=false))]
     fn handler<'py>(
         slf: &Bound<'py, Self>,
@@ -208,17 +208,17 @@ impl PyRun {
         sleep_if_ended(|| PyRunHandler::make(slf.py(), slf.get().run()?, caller_context, verbose))
     }
 
-    /// Follow the run's events: a :class:`Subscription`.
+    /// Return a :class:`Subscription` to the run's events.
     ///
-    /// `after` says where to begin: None with the next event, `"start"` with the oldest that is held, else after the
-    /// event of this id (`"<ms>-<sequence>"`, as SSE's `Last-Event-ID`) or sequence number. What was there is
-    /// replayed, then it is live: nothing is missed and nothing comes twice. If the log does not hold what follows,
-    /// an event `stream.gap` says so, and what is held comes next.
+    /// `after` says where it begins: None with the next event, `"start"` with the oldest event that is held, an id
+    /// (`"<ms>-<sequence>"`, as in SSE's `Last-Event-ID`) or a sequence number after that event. Held events are replayed,
+    /// then the subscription is live: nothing is missed and nothing comes twice. If the log does not hold the event that
+    /// comes next, a `stream.gap` event says so, and the oldest held event follows.
     ///
-    /// `overflow` says what happens to a reader that is slower than its run, when the log (10 000 events, 16 MiB)
-    /// lets go of what it has not read: `"disconnect"` (it raises :class:`SubscriberLagged`), `"gap"` (a `stream.gap`
-    /// event, then on with the oldest), `"coalesce"` (text of one speaker that is read at once comes as one event;
-    /// then as gap), `"block"` (whoever emits waits, `patience` seconds at most; then as gap).
+    /// `overflow` says what happens to a slow reader, when the log (10 000 events, 16 MiB) evicts events that it has not
+    /// read. `"disconnect"`: reading raises :class:`SubscriberLagged`. `"gap"`: a `stream.gap` event comes, then the
+    /// oldest held event. `"coalesce"`: consecutive text of one source that is read at once comes as one event; then as
+    /// `"gap"`. `"block"`: the emitting thread waits, `patience` seconds at most; then as `"gap"`.
     #[pyo3(
         signature = (after=None, *, overflow="disconnect", patience=None),
         text_signature = "($self, after=None, *, overflow='disconnect', patience=1.0)"
@@ -239,9 +239,8 @@ impl PyRun {
         })
     }
 
-    /// Ask this run, and all runs below it, to stop. True if nobody had asked before, and it has not ended.
-    ///
-    /// See :func:`cancel_run`.
+    /// Ask this run, and all runs below it, to stop. Returns True if this call was the first to ask, and the run has not
+    /// ended. See :func:`cancel_run`.
     #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
     fn cancel<'py>(
         &self,
@@ -258,13 +257,14 @@ impl PyRun {
         })
     }
 
-    /// Put the keywords into the data of the run's last event, however it ends and whoever ends it.
+    /// Put the keywords into the data of the run's terminal event, however the run ends.
     ///
-    /// For what is known before the end, such as what has been used up. Of two of one name the later stays, and what
-    /// comes with the end, as `error` or `reason`, in any case; a terminal event that is said by :meth:`emit` is as it
-    /// is. False, and counted as late, if the run ends or has ended: so it is for what `on_cancel` calls where the cancel
-    /// ends a pending run, or comes from a shutdown. All annotations of a run hold at most 64 KiB of JSON. Thread-safe;
-    /// does not block. Raises ValueError for data that contain themselves, or do not fit; then none of them is added.
+    /// For values that are known before the end, such as the tokens used so far. Of two keywords of one name the later
+    /// stays; the fields of the end itself, such as `error` or `reason`, stay in any case. A terminal event of :meth:`emit`
+    /// gets no annotations. Returns False, and counts the annotation as late, if the run ends or has ended. That is so in
+    /// an `on_cancel` callback if the cancel ends a pending run, or comes from a shutdown. All annotations of a run hold at
+    /// most 64 KiB of JSON. Thread-safe; does not block. Raises ValueError for data that contain themselves, or do not
+    /// fit; then no keyword is added.
     #[pyo3(signature = (**data))]
     fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
         sleep_if_ended(|| {
@@ -275,8 +275,8 @@ impl PyRun {
         })
     }
 
-    /// End the run well; the keywords are the data of its last event, `lifecycle.completed`. True if this was its
-    /// end.
+    /// End the run well. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True if this call
+    /// ended the run.
     ///
     /// A run that was asked to stop ends as cancelled, with the same data beside the reason.
     #[pyo3(signature = (**data))]
@@ -289,10 +289,11 @@ impl PyRun {
         })
     }
 
-    /// End the run with an error: its last event is `lifecycle.failed {error, details}`. True if this was its end.
+    /// End the run with an error. Its terminal event is `lifecycle.failed {error, details}`. Returns True if this call ended
+    /// the run.
     ///
-    /// `error` is an exception or a text; `details` are the exception's class, or empty, if they are left out. A run
-    /// that was asked to stop ends as cancelled instead.
+    /// `error` is an exception or a text. `details`, if left out, are the exception's class, or empty. A run that was
+    /// asked to stop ends as cancelled instead.
     #[pyo3(signature = (error, details=None, **data))]
     fn fail<'py>(
         &self,
@@ -317,7 +318,7 @@ impl PyRun {
         })
     }
 
-    /// Wait for the run's end, at most `timeout` seconds; whether it is there.
+    /// Wait for the run's end, at most `timeout` seconds. Returns True once the run has ended, False on timeout.
     ///
     /// Blocks without the GIL; Ctrl-C works.
     #[pyo3(signature = (timeout=None))]

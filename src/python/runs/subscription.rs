@@ -64,7 +64,7 @@ pub(crate) fn event<'py>(py: Python<'py>, frame: &Frame) -> PyResult<Bound<'py, 
     decode(py)?.call1((text,))
 }
 
-/// A subscription, and what was read from it and not handed out yet.
+/// A subscription, and the events that were read from it and not returned yet.
 struct Place {
     /// None while a thread reads.
     subscription: Option<Subscription>,
@@ -75,15 +75,15 @@ struct Place {
     lost: u64,
 }
 
-/// Follows one run's events. Made by :meth:`Run.subscribe`.
+/// A reader of one run's events. Made by :meth:`Run.subscribe`.
 ///
-/// Iterating it, with `for` or `async for`, gives events as dicts, in their order, until the run's last one: `{"id",
-/// "run_id", "timestamp", "sequence", "source", "event", "data"}`. Each event is read once, in whichever way:
-/// :meth:`read` and :meth:`sse` go on where the iteration stopped.
+/// Iterating it, with `for` or `async for`, gives the events as dicts, in order, up to the terminal event: `{"id",
+/// "run_id", "timestamp", "sequence", "source", "event", "data"}`. Each event is read once: :meth:`read` and :meth:`sse`
+/// go on where the iteration stopped.
 ///
-/// One thread or coroutine reads at a time, else RuntimeError; :meth:`close` may be called from any, at any time. A
-/// subscription that is dropped, closed or cancelled leaves nothing behind. Waiting is done without the GIL, and
-/// Ctrl-C works; in coroutines no thread waits. Raises :class:`SubscriberLagged` where the reader was too slow and
+/// One thread or coroutine reads at a time; a second one gets :class:`ReaderBusy`. Any thread may call :meth:`close` at any
+/// time. A subscription that is dropped, closed or cancelled leaves nothing behind. Threads wait without the GIL, and
+/// Ctrl-C works; for a coroutine no thread waits. Reading raises :class:`SubscriberLagged` if the reader was too slow and
 /// its `overflow` is `"disconnect"`.
 #[pyclass(name = "Subscription", module = "llm_callback", frozen, weakref)]
 pub(crate) struct PySubscription {
@@ -139,7 +139,7 @@ impl PySubscription {
         })
     }
 
-    /// How it is with the subscription. Does not disturb who reads.
+    /// The state of the subscription. Does not disturb a thread that reads.
     fn state(&self, py: Python<'_>) -> PyResult<State> {
         if self.closer.get_or_raise("subscription")?.is_closed() {
             return Ok(State::Ended);
@@ -158,7 +158,7 @@ impl PySubscription {
                     Err(WouldBlock) => {}
                 }
             }
-            // Who has the log's lock holds it for one operation.
+            // The thread that has the log's lock holds it for one operation.
             py.detach(std::thread::yield_now);
         }
     }
@@ -221,12 +221,11 @@ impl PySubscription {
         }
     }
 
-    /// Keeps what was read and is not handed out yet, before what came beyond a batch; not in a subscription that was
-    /// closed meanwhile.
+    /// Keeps events that were read and are not returned yet; not in a subscription that was closed meanwhile.
     fn keep(&self, py: Python<'_>, frames: Vec<Arc<Frame>>) -> PyResult<()> {
         let closer = self.closer.get_or_raise("subscription")?;
         let mut place = self.place()?.lock(py);
-        // Under the lock: whoever closes it does that first, and then takes the lock to clear.
+        // Under the lock: a thread that closes the subscription first closes it, and then takes the lock to clear the place.
         let dropped = if closer.is_closed() {
             frames
         } else {
@@ -302,11 +301,10 @@ impl PySubscription {
         waiting(slf.py(), "next_event")?.call1((slf,))
     }
 
-    /// Return what is there, at most `max` events as a list of dicts, waiting for the first of them `timeout` seconds
-    /// at most.
+    /// Return the next events, at most `max`, as a list of dicts. If there is none, wait for one, `timeout` seconds at most;
+    /// without a timeout, until there is an event or the end.
     ///
-    /// An empty list: nothing came in time, or nothing will come, see :attr:`ended`. Without a timeout it waits for
-    /// an event or the end.
+    /// The list is empty on timeout and after the end: see :attr:`ended`.
     #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=1000, timeout=None)")]
     fn read<'py>(
         &self,
@@ -324,7 +322,7 @@ impl PySubscription {
         })
     }
 
-    /// As :meth:`read`, for coroutines: nothing blocks, and no thread waits. Cancelling it loses no event.
+    /// As :meth:`read`, for coroutines: no thread waits. Cancelling the coroutine loses no event.
     #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=1000, timeout=None)")]
     fn aread<'py>(
         slf: &Bound<'py, Self>,
@@ -336,22 +334,22 @@ impl PySubscription {
         waiting(slf.py(), "read")?.call1((slf, max, timeout))
     }
 
-    /// Whether nothing will come any more: the run's last event was read, or this is closed.
+    /// Whether no more events will come: the terminal event was read, or the subscription is closed.
     #[getter]
     fn ended(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| Ok(self.state(py)? == State::Ended))
     }
 
-    /// How many events this reader was told to have missed.
+    /// How many events this reader was told to have missed, by `stream.gap` events.
     #[getter]
     fn lost(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.place()?.lock(py).lost)
     }
 
-    /// Stop reading: a read that waits ends, also in another thread or coroutine, and producers no longer wait for
+    /// Stop reading. A read that waits ends, also in another thread or coroutine, and emitting threads no longer wait for
     /// this reader.
     ///
-    /// Thread-safe; closing again does nothing. What was read and not handed out yet is dropped.
+    /// Thread-safe; closing again does nothing. Events that were read from the log and not returned yet are dropped.
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
         sleep_if_ended(|| {
             let closer = self.closer.get_or_raise("subscription")?;
@@ -386,8 +384,8 @@ impl PySubscription {
         })
     }
 
-    /// Has `wake` called, from any thread, when there is something to read. False, and not called, if there is
-    /// already.
+    /// Calls `wake`, from any thread, when there is something to read. Returns False, and does not call it, if there is
+    /// something now.
     fn _wake_when_readable(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let place = self.place()?;

@@ -87,18 +87,18 @@ impl PyToken {
     #[expect(clippy::unused_self, reason = "__init__ is a method")]
     fn __init__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) {}
 
-    /// Whether to stop. Once true, always true. Does not block.
+    /// Return whether the token is cancelled. Once True, always True. Does not block.
     fn is_set(&self) -> bool {
         self.0.anyway().is_cancelled()
     }
 
-    /// As :meth:`is_set`: `threading.Event` has it too.
+    /// As :meth:`is_set`, which `threading.Event` has under this name too.
     #[pyo3(name = "isSet")]
     fn is_set_by_its_old_name(&self) -> bool {
         self.is_set()
     }
 
-    /// As :meth:`cancel` without a reason: for those who know a `threading.Event`.
+    /// As :meth:`cancel` without a reason: for code that expects a `threading.Event`.
     fn set(&self, py: Python<'_>) -> PyResult<()> {
         self.cancel(py, None, CancelKind::User.as_str()).map(drop)
     }
@@ -111,7 +111,8 @@ impl PyToken {
         ))
     }
 
-    /// Block until the token is cancelled, at most `timeout` seconds; whether it is. Without the GIL; Ctrl-C works.
+    /// Block until the token is cancelled, at most `timeout` seconds. Returns whether it is cancelled. Blocks without the
+    /// GIL; Ctrl-C works.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         sleep_if_ended(|| {
@@ -125,11 +126,13 @@ impl PyToken {
         })
     }
 
-    /// Cancel this token and all below it. True if nobody had before; the first reason stays.
+    /// Cancel this token and all tokens below it. Returns True if this call was the first to cancel this token; the first
+    /// reason stays.
     ///
-    /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all are cancelled and who waits is
-    /// woken; then what `on_cancel` was given is called, on this thread, with no lock held. An exception in one goes
-    /// to `sys.unraisablehook`, and the others are called; a Ctrl-C is raised here after them. Thread-safe, re-entrant.
+    /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all tokens are cancelled, and the threads
+    /// that wait for one are woken. Then the `on_cancel` callbacks are called, on this thread, with no lock held. An
+    /// exception of a callback goes to `sys.unraisablehook`, and the other callbacks are called; a Ctrl-C is raised after
+    /// them. Thread-safe, re-entrant.
     #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
     fn cancel(
         &self,
@@ -146,14 +149,14 @@ impl PyToken {
         })
     }
 
-    /// Have `callback()` called once, when the token is cancelled; at once, here, if it is already.
+    /// Call `callback()` once, when the token is cancelled; now, on this thread, if it is cancelled already.
     ///
-    /// It is called with no lock held on the thread that cancels. After a deadline that is a thread which calls the
-    /// callbacks of all deadlines, one after another; when one takes longer than a second, another thread calls those of
-    /// the other deadlines. It may do anything: ask, cancel, register, subscribe, raise.
+    /// The callback is called with no lock held on the thread that cancels. After a deadline that is a thread which calls
+    /// the callbacks of all deadlines, one after another; if a callback takes longer than a second, another thread calls
+    /// those of the other deadlines. The callback may do anything: ask, cancel, register, subscribe, raise.
     ///
-    /// Returns a :class:`CancelRegistration`, whose `stop` takes the callback back; dropping that does not. The token
-    /// keeps the callback until it is called or stopped, or the run has ended.
+    /// Returns a :class:`CancelRegistration`. Its `stop` takes the callback back; dropping the registration does not. The
+    /// token keeps the callback until it is called or stopped, or the run has ended.
     fn on_cancel(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;
@@ -181,8 +184,7 @@ impl PyToken {
         })
     }
 
-    /// Return a token below this one, cancelled when this one is; with a `deadline`, in seconds from now, at the
-    /// earlier of the two.
+    /// Return a token below this one: it is cancelled when this token is, and at its own `deadline`, in seconds from now.
     #[pyo3(signature = (deadline=None))]
     fn child(&self, py: Python<'_>, deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Py<Self>> {
         sleep_if_ended(|| {
@@ -196,12 +198,12 @@ impl PyToken {
         })
     }
 
-    /// Return a token that no cancel and no deadline of this one reaches: for what must be done after a cancel.
+    /// Return a token that no cancel and no deadline of this token reaches: for work that must be done after a cancel.
     fn shield(&self, py: Python<'_>) -> PyResult<Py<Self>> {
         sleep_if_ended(|| Self::wrap(py, self.token()?.shield()))
     }
 
-    /// Who cancelled it: `user`, `deadline`, `parent`, `shutdown` or `disconnect`; None if nobody has.
+    /// Who cancelled the token: `user`, `deadline`, `parent`, `shutdown` or `disconnect`; None if it is not cancelled.
     #[getter]
     fn kind(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
         let token = self.token()?;
@@ -210,7 +212,7 @@ impl PyToken {
             .map(|reason| reason.kind.as_str()))
     }
 
-    /// The words of who cancelled it, which may be empty; None if nobody has.
+    /// The message of the cancel, which may be empty; None if the token is not cancelled.
     #[getter]
     fn reason(&self, py: Python<'_>) -> PyResult<Option<String>> {
         let token = self.token()?;
@@ -219,7 +221,7 @@ impl PyToken {
             .map(|reason| reason.message.to_string()))
     }
 
-    /// How many seconds are left until its deadline, at least 0; None without one.
+    /// How many seconds are left until the token's deadline, at least 0; None without a deadline.
     #[getter]
     fn remaining(&self) -> Option<f64> {
         let deadline = self.0.anyway().deadline()?;
@@ -304,8 +306,8 @@ impl PyRegistration {
 
 #[pymethods]
 impl PyRegistration {
-    /// Take the callback back. True if it was not called, and never will be. Thread-safe; does not wait for a call
-    /// under way.
+    /// Take the callback back. Returns True if it was not called, and never will be. Thread-safe; does not wait for a call
+    /// that has begun.
     fn stop(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let registration = self.0.get_or_raise("registration")?.lock(py).take();
