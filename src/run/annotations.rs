@@ -1,16 +1,16 @@
-//! What a run's terminal event says besides what comes with the end.
+//! The fields of a run's terminal event that its code has added before the end.
 
 use crate::wire::Object;
 
 /// The JSON of all annotations of a run, in bytes, at most.
 pub(super) const MAX_BYTES: usize = 64 << 10;
 
-/// What a run's terminal event says besides.
+/// The annotations of one run.
 pub(super) enum Annotations {
-    /// More may come.
+    /// More may be added.
     Open(Option<Object>),
-    /// The event is made, or was. These stay until it is in the log: of two threads that end a run, either may be the one
-    /// that does.
+    /// The terminal event is made, or was. The annotations stay until it is in the log: of two threads that end a run at
+    /// once, either may be the one whose event is appended.
     Closed(Option<Object>),
 }
 
@@ -21,14 +21,14 @@ impl Default for Annotations {
 }
 
 impl Annotations {
-    /// Those of a run that has ended.
+    /// The annotations of a run that has ended.
     pub(super) const GONE: Self = Self::Closed(None);
 
-    /// Adds fields. Returns false if it is too late.
+    /// Adds fields. Returns false if the run ends or has ended.
     ///
     /// # Errors
     ///
-    /// A sentence for the user if the annotations would be larger than [`MAX_BYTES`]; they stay as they are.
+    /// A sentence for the user if the annotations would be larger than [`MAX_BYTES`]; then they stay as they are.
     pub(super) fn add(&mut self, fields: &Object) -> Result<bool, String> {
         let Self::Open(annotations) = self else {
             return Ok(false);
@@ -53,7 +53,7 @@ impl Annotations {
         Ok(true)
     }
 
-    /// Takes no more from now on; returns what there is.
+    /// Accepts no more from now on. Returns the annotations.
     pub(super) fn close(&mut self) -> Option<Object> {
         let (Self::Open(annotations) | Self::Closed(annotations)) = self;
         let annotations = annotations.take();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How much is kept of what has ended.
+/// How many ended runs are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) time: Duration,
@@ -19,20 +19,20 @@ pub(super) struct Bounds {
 struct Finished {
     run: Arc<Run>,
     ended_at: Instant,
-    /// None until its terminal event is in the log, and the sinks hold the log: the run stays until then.
+    /// None until the terminal event is in the log and the sinks hold the log: the run is kept until then.
     bytes: Option<u64>,
 }
 
 /// Runs that have ended. Guarded by the table's lock.
 #[derive(Default)]
 pub(super) struct FinishedRuns {
-    /// Those that can be found, by the order of their ends.
+    /// The runs that can be found, in the order of their ends.
     latest: BTreeMap<u64, Finished>,
-    /// Runs that cannot be found, since a later run of the same id has ended. A caller that holds such a run can read it.
+    /// Runs that cannot be found, since a later run of the same id has ended. A handle of such a run can still read it.
     superseded: BTreeMap<u64, Finished>,
-    /// Where each is that can be found.
+    /// The key in `latest`, by the run's id.
     places: FxHashMap<RunId, u64>,
-    /// Of both.
+    /// The bytes of the encoded events of both.
     bytes: u64,
     /// How many runs were ever added.
     added: u64,
@@ -54,13 +54,13 @@ impl FinishedRuns {
         Some(&finished.run)
     }
 
-    /// All of them, also those that cannot be found.
+    /// All runs, also those that cannot be found.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Run>> {
         let all = self.superseded.values().chain(self.latest.values());
         all.map(|finished| &finished.run)
     }
 
-    /// Adds a run whose terminal event is about to be appended. It is found in place of the one of its id before.
+    /// Adds a run whose terminal event is about to be appended. From now on it is found in place of an earlier run of its id.
     pub(super) fn add(&mut self, run: Arc<Run>) {
         self.added += 1;
         let place = self.added;
@@ -79,7 +79,7 @@ impl FinishedRuns {
 
     /// Counts the bytes of a run that was added, now that its log has the terminal event.
     pub(super) fn weigh(&mut self, run: &Run) {
-        // One of the latest: other threads may have added runs since, also of its id.
+        // From the end: other threads may have added runs since, also of the same id.
         let latest = self.latest.values_mut().rev();
         let mut all = latest.chain(self.superseded.values_mut().rev());
         if let Some(finished) = all.find(|finished| finished.run.number() == run.number()) {
@@ -98,8 +98,8 @@ impl FinishedRuns {
         oldest.min()?.checked_add(bounds.time)
     }
 
-    /// Takes out what is beyond the bounds: first runs that cannot be found, then others, of both the oldest first.
-    /// `others` are bytes that count too.
+    /// Takes out the runs beyond the bounds: first runs that cannot be found, then others, of both the oldest first.
+    /// `others` are bytes that count as well.
     pub(super) fn expire(&mut self, bounds: Bounds, others: u64, expired: &mut Vec<Arc<Run>>) {
         for runs in [&mut self.superseded, &mut self.latest] {
             while let Some((_, oldest)) = runs.first_key_value() {

@@ -15,19 +15,19 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(super) struct Inner {
-    /// Before the sinks, so that the last words of runs that go with it are written.
+    /// Dropped before the sinks, so that the terminal events of abandoned runs are written.
     pub(super) table: Arc<Table>,
     /// Protects the list of the sinks. Under it: list operations; nobody waits for a sink under it.
     pub(super) sinks: Mutex<Sinks>,
 }
 
-/// The runs of a process, or of a part of it. Cloning it gives another handle of the same table; all methods may be
-/// called from any thread. Dropping the last handle abandons the live runs and waits for the sinks, five seconds at most.
+/// The runs of a process, or of a part of it. A clone is a handle of the same table; all methods may be called from any
+/// thread. Dropping the last handle abandons the live runs and waits for the sinks, five seconds at most.
 ///
-/// In the child of a fork a lock of the table may be held by a thread that is not there, and the sinks' threads are
-/// not there either. A host that forks puts a new table in the place of its old one there, and gives the old one to
-/// [`std::mem::forget`]: so nobody waits for the sinks, and the runs of the parent are never dropped. Handles of these
-/// runs, if there are any, must not be used in the child but to be dropped.
+/// In the child of a fork the locks of the table may be held by threads that do not exist there, and neither do the
+/// threads of the sinks. A host that forks makes a new table in the child, and gives the old one to [`std::mem::forget`]:
+/// so no thread waits for the sinks, and the parent's runs are not dropped. Handles of these runs may be dropped in the
+/// child, and must not be used otherwise.
 #[derive(Clone)]
 pub struct Runs(pub(super) Arc<Inner>);
 
@@ -59,13 +59,13 @@ impl Runs {
         self.0.table.options()
     }
 
-    /// Changes how much the table keeps; `change` is called under the table's lock. What is beyond the new bounds is
-    /// forgotten at once. The logs of runs that were opened before keep their limits.
+    /// Changes how much the table keeps; `change` is called under the table's lock. Runs beyond the new bounds are forgotten
+    /// at once. The logs of runs that were opened before keep their limits.
     pub fn configure(&self, change: impl FnOnce(&mut Options)) {
         self.0.table.configure(change);
     }
 
-    /// Whether any run is live. One relaxed atomic load: for a host that asks at every event and mostly has none.
+    /// Whether any run is live. One relaxed atomic load, for a host that asks at every event and mostly has no run.
     #[inline]
     pub fn has_live(&self) -> bool {
         self.0.table.has_live()
@@ -111,17 +111,17 @@ impl Runs {
         self.0.table.readers()
     }
 
-    /// Has an observer hear what happens to the runs of this table, for as long as the table is there. Of the runs that
-    /// are open already it does not hear that a reader lagged.
+    /// Tells an observer what happens to the runs of this table, for as long as the table exists. The observer does not hear
+    /// of readers that lag in runs that were opened before this call.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.0.table.observe(observer);
     }
 
-    /// Gives the events of all runs that are opened from now on to this sink too, each run's in its order.
+    /// Gives the events of all runs that are opened from now on to this sink too, each run's events in order.
     ///
     /// # Errors
     ///
-    /// The sink, if there is one of its name.
+    /// The sink, given back, if the table has a sink of its name.
     pub fn add_sink(&self, sink: SinkHandle) -> Result<(), SinkHandle> {
         let mut sinks = self.0.sinks.lock();
         if sinks.handles.iter().any(|its| its.name() == sink.name()) {
@@ -132,14 +132,14 @@ impl Runs {
         Ok(())
     }
 
-    /// Removes a sink: it gets nothing of the runs that are opened from now on. Returns whether the sink was there.
-    /// [Closing](SinkHandle::close) it is the caller's.
+    /// Removes a sink: it gets no events of the runs that are opened from now on. Returns whether the table had the sink.
+    /// The caller [closes](SinkHandle::close) it.
     pub fn remove_sink(&self, sink: &SinkHandle) -> bool {
         let mut sinks = self.0.sinks.lock();
         let Some(place) = sinks.handles.iter().position(|its| its == sink) else {
             return false;
         };
-        // Not the last handle: the caller has one.
+        // Not the last handle: the caller has one too.
         sinks.handles.remove(place);
         sinks.share();
         true

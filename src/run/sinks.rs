@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 pub(super) struct Sinks {
     pub(super) handles: Vec<SinkHandle>,
-    /// What the log of the next run tells of its events: the same sinks.
+    /// The same sinks, as the next run's log tells them of its events.
     pub(super) shared: Arc<[Arc<Shared>]>,
 }
 
@@ -19,12 +19,12 @@ impl Sinks {
     }
 }
 
-/// How long sinks are waited for when the last handle of a table is dropped.
+/// How long the drop of a table's last handle waits for the sinks.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Drop for Sinks {
     fn drop(&mut self) {
-        // Also those of which somebody keeps a handle.
+        // Also sinks of which the host keeps a handle.
         let end = Instant::now().checked_add(PATIENCE);
         let stopping: Vec<_> = self.handles.iter().map(|sink| sink.stop(end)).collect();
         for sink in &stopping {

@@ -4,25 +4,25 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::SystemTime;
 
-/// Where a run is in its life. What it ended as is what its terminal event says.
+/// Where a run is in its life. The last three states are what the terminal event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum RunState {
-    /// It was opened, and has no event yet.
+    /// The run was opened, and has no event yet.
     Pending,
-    /// It has started and has no terminal event yet; it may have been asked to stop.
+    /// The run has started and has no terminal event yet. It may have been asked to stop.
     Running,
-    /// Its last event is `lifecycle.completed`.
+    /// The terminal event is `lifecycle.completed`.
     Completed,
-    /// Its last event is `lifecycle.failed`.
+    /// The terminal event is `lifecycle.failed`.
     Failed,
-    /// Its last event is `lifecycle.cancelled`.
+    /// The terminal event is `lifecycle.cancelled`.
     Cancelled,
 }
 
 impl RunState {
-    /// The state as people and events spell it.
+    /// The state as a word, such as `running`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -40,14 +40,14 @@ impl fmt::Display for RunState {
     }
 }
 
-/// When a run's cancellation was asked for, when the run took note, and when the run ended. All three are kept.
+/// When a run was asked to stop, when its code was told, and when it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {
-    /// Somebody, or a deadline, asked it to stop, before its end.
+    /// A cancel or a deadline asked the run to stop, before its end.
     pub requested: Option<SystemTime>,
-    /// Its code was told so.
+    /// The run's code was told of it.
     pub acknowledged: Option<SystemTime>,
-    /// Its terminal event was appended.
+    /// The terminal event was appended.
     pub finished: Option<SystemTime>,
 }

@@ -13,11 +13,11 @@ pub struct RunsStats {
     pub oldest: Option<OldestRun>,
     /// Finished runs that can still be found.
     pub finished: usize,
-    /// The bytes of encoded events that are kept of ended runs, also for readers of forgotten ones.
+    /// The bytes of encoded events that are kept of ended runs, also for readers of forgotten runs.
     pub finished_bytes: u64,
     /// Runs that were ever opened.
     pub opened: u64,
-    /// Events and annotations that came to their [`Run`](crate::Run) after its end: refused, not kept.
+    /// Events and annotations that came after the end of their [`Run`](crate::Run), and were refused.
     pub late: u64,
 }
 

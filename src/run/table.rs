@@ -20,12 +20,12 @@ use std::time::Instant;
 /// It knows no sink: a thread that drops the last reference to a table never waits for one.
 pub(super) struct Table {
     /// Protects which runs there are. Under it: map operations; never a log's, a token's or the timer's lock, never a
-    /// drop of a run. A run that ends is moved under its log's lock: this one comes after that.
+    /// drop of a run. A run that ends leaves the live runs under its log's lock: this lock comes after a log's.
     state: Mutex<State>,
-    /// No run is between its leave and its settling any more.
+    /// The last run that had left the live runs has settled.
     settled: Condvar,
-    /// Whether any run is live. Stored under the lock; read without it, relaxed: whoever has heard of a run, in
-    /// whichever way, also sees this, and it publishes nothing else.
+    /// Whether any run is live. Stored under the lock, read without it. Relaxed, no partner: it publishes nothing, and a
+    /// thread that has heard of a run, in whichever way, also sees this.
     has_live: AtomicBool,
     /// Relaxed, no partner: a count.
     late: AtomicU64,
@@ -37,22 +37,22 @@ pub(super) struct Table {
 #[derive(Default)]
 struct State {
     options: Options,
-    /// Ids that are taken by a run that is just being made.
+    /// The ids of runs that are just being made.
     opening: FxHashSet<RunId>,
     live: FxHashMap<RunId, Arc<Run>>,
-    /// Of each live run that has them, by its number: the live runs that end with it, by theirs.
+    /// By the number of a live run: the live runs that end with it, by their numbers.
     children: FxHashMap<u64, FxHashMap<u64, Arc<Run>>>,
     finished: FinishedRuns,
     /// The logs of runs that cannot be found any more and whose readers have not read all.
     forgotten: Vec<Weak<EventLog>>,
-    /// How many runs have left the live ones, and have no terminal event in their log yet, or none that the sinks know
-    /// of.
+    /// How many runs have left the live runs and have not settled: their terminal event is not in the log yet, or the sinks
+    /// do not know of it yet.
     leaving: usize,
     /// How many ids were ever taken, also for runs that were not opened in the end.
     reserved: u64,
     opened: u64,
     shut_down: bool,
-    /// When the oldest finished run may go, or before.
+    /// When the timer looks for finished runs to forget.
     alarm: Option<Alarm>,
 }
 
@@ -70,8 +70,8 @@ impl State {
         logs.map(|log| log.held_bytes()).sum()
     }
 
-    /// Takes out what is beyond the bounds: first of what readers of forgotten runs have still to read, then finished
-    /// runs; of both the oldest first.
+    /// Takes out what is beyond the bounds: first the events that readers of forgotten runs have still to read, then
+    /// finished runs; of both the oldest first.
     fn expire(&mut self) -> Expired {
         let mut expired = Expired::default();
         let forgotten = self.shed(&mut expired);
@@ -80,7 +80,7 @@ impl State {
         expired
     }
 
-    /// Takes out the logs of forgotten runs that are beyond the bound in bytes; returns the bytes of those that stay.
+    /// Takes out the logs of forgotten runs that are beyond the bound in bytes. Returns the bytes of those that stay.
     fn shed(&mut self, expired: &mut Expired) -> u64 {
         let mut bytes = self.forgotten_bytes();
         while bytes > 0 && bytes + self.finished.bytes() > self.options.finished_bytes {
@@ -99,9 +99,9 @@ impl State {
 /// What is beyond a table's bounds.
 #[derive(Default)]
 struct Expired {
-    /// They cannot be found any more.
+    /// Runs that cannot be found any more.
     runs: Vec<Arc<Run>>,
-    /// They hold only lifecycle events from now on, whoever has still to read them.
+    /// Logs that hold only lifecycle events from now on, even if readers have still to read the others.
     logs: Vec<Arc<EventLog>>,
 }
 
@@ -124,7 +124,7 @@ impl Table {
         self.state.lock().options
     }
 
-    /// From now on these bounds hold; the logs of runs that are open keep their limits.
+    /// Changes the bounds. The logs of open runs keep their limits.
     pub(super) fn configure(&self, change: impl FnOnce(&mut Options)) {
         let mut state = self.state.lock();
         change(&mut state.options);
@@ -137,7 +137,7 @@ impl Table {
         drop(self.forget(expired));
     }
 
-    /// Takes the id for a run that is about to be made.
+    /// Reserves the id for a run that is about to be made.
     pub(super) fn reserve(
         &self,
         id: &RunId,
@@ -172,7 +172,7 @@ impl Table {
             None => None,
             Some(parent) => {
                 let live = state.live.get(parent.id());
-                // This one: a run of another table may have its id and its number.
+                // This very run: a run of another table may have the same id and number.
                 let live = live.filter(|live| Arc::ptr_eq(live, parent));
                 let live = live.ok_or_else(|| OpenError::NoParent(parent.id().clone()))?;
                 Some(Arc::clone(live))
@@ -221,15 +221,15 @@ impl Table {
         self.state.lock().live.values().cloned().collect()
     }
 
-    /// Lets no run in any more; those that are live.
+    /// Accepts no run from now on. Returns the live runs.
     pub(super) fn shut(&self) -> Vec<Arc<Run>> {
         let mut state = self.state.lock();
         state.shut_down = true;
         state.live.values().cloned().collect()
     }
 
-    /// Waits until every run that has left the live ones has its terminal event in its log, and the sinks know of it.
-    /// Until `end` at most: the thread that ends a run runs no user code in between, but the system may not let it run.
+    /// Waits until every run that has left the live runs has its terminal event in its log, and the sinks know of it. At most
+    /// until `end`: the thread that ends a run runs no user code meanwhile, but the system may not let it run.
     pub(super) fn wait_until_settled(&self, end: Option<Instant>) {
         let mut state = self.state.lock();
         while state.leaving > 0 {
@@ -241,7 +241,7 @@ impl Table {
         }
     }
 
-    /// How many runs there are, after those beyond the bounds are forgotten.
+    /// Forgets the runs beyond the bounds, and counts the others.
     pub(super) fn stats(&self) -> RunsStats {
         let mut state = self.state.lock();
         let expired = state.expire();
@@ -263,7 +263,7 @@ impl Table {
         }
     }
 
-    /// How many runs are live, without a wait: None if the lock is taken.
+    /// How many runs are live; None if another thread has the lock.
     pub(super) fn try_len(&self) -> Option<usize> {
         Some(self.state.try_lock()?.live.len())
     }
@@ -293,9 +293,8 @@ impl Table {
         self.observers.lock().clone()
     }
 
-    /// Lets go of what the logs of forgotten runs hold, but for what their readers have still to read, and of that too
-    /// where it is beyond the bound. Takes the logs' locks. The runs are dropped by the caller: destructors may do
-    /// anything.
+    /// Drops the events of forgotten runs, but not those that readers have still to read within the bound. Takes the logs'
+    /// locks. Returns the runs, for the caller to drop: destructors may do anything.
     fn forget(&self, expired: Expired) -> Vec<Arc<Run>> {
         expired.logs.iter().for_each(|log| log.shed());
         let logs = expired.runs.iter().map(|run| &run.log);
@@ -314,7 +313,7 @@ impl Table {
         expired.runs
     }
 
-    /// Unlocks, after it has seen to it that the timer calls when the next finished run may go.
+    /// Sets the timer for the next finished run that is to be forgotten, if it is not set, and unlocks.
     fn unlock(&self, mut state: MutexGuard<'_, State>) {
         if state.alarm.is_some() {
             return;
@@ -326,7 +325,8 @@ impl Table {
         state.alarm = Some(alarm);
         drop(state);
         if !timer::arm(alarm, self.this.clone() as Weak<dyn Due>) {
-            // The system refuses the thread: until the next end, which asks again, runs go when somebody looks.
+            // The system refuses the thread. The next end asks again; until then runs are forgotten at each look into the
+            // table.
             let mut state = self.state.lock();
             state.alarm = state.alarm.filter(|set| *set != alarm);
         }
@@ -340,7 +340,7 @@ impl Due for Table {
         let expired = state.expire();
         self.unlock(state);
         let forgotten = self.forget(expired);
-        // Not here: with a run go values of a user's, whose destructors may block.
+        // Not on this thread: a run may hold a user's values, whose destructors may block.
         background::run(Box::new(|| drop((forgotten, self))));
     }
 }
@@ -348,7 +348,7 @@ impl Due for Table {
 impl Owner for Table {
     fn leave(&self, run: &Run) -> Option<Vec<Arc<Run>>> {
         let mut state = self.state.lock();
-        // One that was never here, or is not any more, must not take another of its id along.
+        // A run that is not in this table must not remove another run of its id.
         if !state.is_live(run) {
             return None;
         }
@@ -359,7 +359,7 @@ impl Owner for Table {
         if let Some(parent) = run.ends_with()
             && let Some(siblings) = state.children.get_mut(&parent)
         {
-            // Not the last reference: the run is in our hands.
+            // Not the last reference: this function has one.
             siblings.remove(&run.number());
             if siblings.is_empty() {
                 state.children.remove(&parent);
@@ -401,13 +401,13 @@ impl Drop for Table {
     }
 }
 
-/// An id that is taken for a run that is being made. Dropping it frees the id.
+/// An id that is reserved for a run that is being made. Dropping it frees the id.
 pub(super) struct Reserved<'a> {
     table: &'a Table,
     id: RunId,
     /// How much the run's log is to hold.
     pub(super) limits: Limits,
-    /// The live run that it is to be a part of.
+    /// The live parent.
     pub(super) parent: Option<Arc<Run>>,
     /// The finished run of the same id.
     pub(super) before: Option<Arc<Run>>,
@@ -417,8 +417,8 @@ pub(super) struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// Puts the run into the table, if nothing has come between: a [`shut`](Table::shut), or the end of its parent, which
-    /// might not pass on to it what reaches those below.
+    /// Puts the run into the table, unless the table was [`shut`](Table::shut) meanwhile, or the parent has ended: a cancel
+    /// of an ended parent might not reach the run.
     pub(super) fn fill(mut self, run: &Arc<Run>) -> Result<(), OpenError> {
         let mut state = self.table.state.lock();
         state.opening.remove(&self.id);

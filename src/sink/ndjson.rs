@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf, absolute};
 
 /// Newline-delimited JSON in a file that is rotated by size.
 ///
-/// A batch is written by one system call, with the ends of its lines, so that what another process appends to the same
-/// file comes between two batches, never inside a line. When an event would make the file larger than `max_bytes`, the
-/// file is renamed with `.1` at its end, in place of an older one, and a new one is begun; if that fails, the file goes
-/// on growing, and the failure is told with the batch's error. If a process ended, or a disk was full, in the middle of a
-/// line, that line is ended before the next event, which has a line of its own. A process that opens the file while
-/// another process writes a line may add an empty line after that line. Readers must skip empty lines.
+/// One system call writes a batch, with the ends of its lines, so that lines of another process come between two batches,
+/// never inside a line. If an event would make the file larger than `max_bytes`, the file is renamed with `.1` at its end,
+/// in place of an older one, and a new file is begun. If the renaming fails, the file goes on growing, and the failure is
+/// the batch's error. If a process ended, or a disk was full, in the middle of a line, that line is ended before the next
+/// event. A process that opens the file while another process writes a line may add an empty line after that line. Readers
+/// must skip empty lines.
 #[derive(Debug)]
 pub struct NdjsonFile {
     path: PathBuf,
@@ -22,17 +22,16 @@ pub struct NdjsonFile {
     bytes: u64,
     /// Whether the last line may have no end.
     is_torn: bool,
-    /// The bytes of one write, kept for its allocation.
+    /// The bytes of one write. Kept for its memory.
     buffer: Vec<u8>,
-    /// Why the file could not be rotated, until that is told.
+    /// Why the file could not be rotated, until the sink's caller is told.
     not_rotated: Option<io::Error>,
     /// The size at which a rotation is tried again after one that failed.
     retry_at: u64,
 }
 
 impl NdjsonFile {
-    /// Appends to the file, which is made if there is none. The parameter `max_bytes` is the size at which the file is
-    /// rotated.
+    /// Appends to the file, which is made if it does not exist. The file is rotated at a size of `max_bytes`.
     ///
     /// # Errors
     ///
@@ -40,7 +39,8 @@ impl NdjsonFile {
     pub fn open(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Self> {
         let path = path.as_ref();
         let (file, bytes, is_torn) = open(path)?;
-        // To be rotated where it is, though the process goes elsewhere, or a link is in between. A pipe has no place.
+        // So that it is rotated where it is, even if the process changes its directory, or a link is in between. A pipe has
+        // no real path.
         let path = canonicalize(path).or_else(|_| absolute(path))?;
         Ok(Self {
             path,
@@ -55,36 +55,36 @@ impl NdjsonFile {
         })
     }
 
-    /// Has every flush wait until the disk has the data (`fdatasync`), so that a power cut loses at most what was written
-    /// since the last flush.
+    /// Makes every flush wait until the disk has the data (`fdatasync`), so that a power cut loses at most the events since
+    /// the last flush.
     #[must_use]
     pub fn synced(mut self) -> Self {
         self.syncs = true;
         self
     }
 
-    /// The file's path, from the root on, without links.
+    /// The file's absolute path, without links.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Puts the file aside and begins a new one. If that fails, the file stays in use.
+    /// Renames the file and begins a new one. If the renaming fails, the file stays in use.
     fn rotate(&mut self) -> io::Result<()> {
         let mut old = self.path.clone().into_os_string();
         old.push(".1");
         self.sync()?;
         match rename(&self.path, &old) {
-            // Somebody else has put it aside.
+            // Another program has moved the file away.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed?,
         }
-        // If this fails, the file goes on under its new name.
+        // If this fails, the file is written on under its new name.
         (self.file, self.bytes, self.is_torn) = open(&self.path)?;
         self.retry_at = self.max_bytes;
         Ok(())
     }
 
-    /// Writes what is in the buffer. Whether all of it is in the file is known by `bytes` alone.
+    /// Writes the buffer. After an error `bytes` alone tells how much of it is in the file.
     fn write_buffer(&mut self) -> io::Result<()> {
         let mut rest = &self.buffer[..];
         while !rest.is_empty() {
@@ -110,7 +110,7 @@ impl NdjsonFile {
     }
 }
 
-/// Opens a file to append to: the file, its size, and whether its last line has no end.
+/// Opens a file to append to it. Returns the file, its size, and whether its last line has no end.
 fn open(path: &Path) -> io::Result<(File, u64, bool)> {
     let mut options = OpenOptions::new();
     let mut file = options.create(true).append(true).read(true).open(path)?;
@@ -156,7 +156,7 @@ impl Sink for NdjsonFile {
                 continue;
             }
             let written = self.write_buffer();
-            // One that was large must not keep its memory.
+            // A large buffer must not keep its memory.
             self.buffer.shrink_to(1 << 20);
             let whole = ends.iter().take_while(|(end, _)| *end <= self.bytes);
             taken = whole.last().map_or(taken, |(_, sequence)| *sequence);

@@ -37,9 +37,9 @@ pub struct FrameEncoder {
     rest: Vec<u8>,
     /// Where the time begins in `rest`.
     time: usize,
-    /// The milliseconds of the ids and of the time that are there: those of many events, where they come fast.
+    /// The milliseconds of the id and of the time that are written: the same for many events, if they come fast.
     written: Option<(u64, u64)>,
-    /// The second that is there.
+    /// The second that is written.
     second: Option<Second>,
 }
 
@@ -108,7 +108,7 @@ impl FrameEncoder {
         }
         let mut sequence = itoa::Buffer::new();
         let sequence = sequence.format(id.sequence).as_bytes();
-        // Without the line before it, there is none to break.
+        // Without an id line there is no line break before the data.
         let (id_line, first, begin) = if has_id_line {
             (&*self.id_line, sequence, &*self.id)
         } else {
@@ -165,7 +165,7 @@ impl FrameEncoder {
             self.rest.truncate(self.time);
             write!(self.rest, "{}.", time.second()).expect("a Vec takes every byte");
         }
-        // Three digits: those behind the one.
+        // The last three of four digits.
         let mut millis = itoa::Buffer::new();
         let millis = millis.format(1000 + time.millis()).as_bytes();
         self.rest.extend_from_slice(&millis[1..]);

@@ -1,4 +1,4 @@
-//! An event in its typed form: the envelope, who speaks, and what is said.
+//! An event in its typed form: the envelope, the source and the data.
 
 use super::id::EventId;
 use super::json;
@@ -7,7 +7,7 @@ use crate::run_id::RunId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Who speaks.
+/// The agent that an event comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Source {
     /// The agent's id.
@@ -71,25 +71,25 @@ pub enum Payload {
     },
     /// Of `stream.gap`.
     Gap {
-        /// What the reader asked for, in its own words.
+        /// The start that the reader asked for, as it gave it.
         requested: String,
-        /// The oldest event that there is.
+        /// The oldest event that is held.
         oldest: Option<EventId>,
-        /// How many events it has missed.
+        /// How many events the reader has missed.
         lost: u64,
     },
     /// Of `lifecycle.failed`.
     Failure {
         /// What went wrong.
         error: String,
-        /// More of it.
+        /// Details of it.
         details: Option<String>,
     },
     /// Of `lifecycle.cancelled`.
     Cancelled {
-        /// Who wanted it: `user`, `deadline`, `parent`, `shutdown`, `disconnect`.
+        /// Who asked: `user`, `deadline`, `parent`, `shutdown`, `disconnect`.
         kind: String,
-        /// Why, in words.
+        /// The message of the cancel.
         reason: String,
     },
     /// Any other JSON.
@@ -117,31 +117,31 @@ impl From<&Value> for Payload {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its name in the run; of a gap, a place in the run: see [`FrameEncoder::gap`](crate::FrameEncoder::gap).
+    /// The event's id in its run. A gap's id is a place in the run: see [`FrameEncoder::gap`](crate::FrameEncoder::gap).
     pub id: EventId,
-    /// Whose event it is.
+    /// The id of the run.
     pub run_id: RunId,
-    /// When: UTC, RFC 3339 with milliseconds and `Z`.
+    /// The time: UTC, RFC 3339 with milliseconds and `Z`.
     pub timestamp: String,
     /// The sequence of the id.
     pub sequence: u64,
-    /// Who speaks; the run itself, if nobody.
+    /// The agent that the event comes from; None for the run itself.
     pub source: Option<Source>,
     /// What kind of event it is.
     pub event: EventKind,
-    /// What it says; [`payload`](Self::payload) reads it by its shape.
+    /// The data; [`payload`](Self::payload) gives them by their shape.
     pub data: Value,
 }
 
 impl Event {
     /// Reads the JSON of one event, as [`Frame::json`](crate::Frame::json) and each SSE message's data have it.
     ///
-    /// Rust's strings cannot hold the lone surrogates that Python's can: each becomes U+FFFD, so that one odd
-    /// character does not cost the event. An integer beyond 64 bits becomes the nearest float.
+    /// Python's strings may have lone surrogates, and Rust's cannot: each becomes U+FFFD, so that one odd character does not
+    /// cost the event. An integer beyond 64 bits becomes the nearest float.
     ///
     /// # Errors
     ///
-    /// Anything else than one event, and data nested deeper than `serde_json` reads (some 120 levels).
+    /// If the text is not one event, or its data are nested deeper than `serde_json` reads (some 120 levels).
     pub fn from_json(text: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(text).or_else(|error| {
             let mut text = text.to_vec();

@@ -22,7 +22,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// What SSE sends, in one piece: the line of the id, the line of the JSON, a blank line. A gap has no id line.
+    /// The bytes that SSE sends: the line of the id, the line of the JSON, a blank line. A gap has no id line.
     pub fn sse(&self) -> &[u8] {
         &self.bytes
     }
@@ -42,7 +42,7 @@ impl Frame {
         &self.bytes[self.data..self.bytes.len() - TAIL.len()]
     }
 
-    /// Its name in the run; of a gap, a place in the run: see [`FrameEncoder::gap`](crate::FrameEncoder::gap).
+    /// The event's id in its run. A gap's id is a place in the run: see [`FrameEncoder::gap`](crate::FrameEncoder::gap).
     pub fn id(&self) -> EventId {
         self.id
     }
@@ -57,32 +57,34 @@ impl Frame {
         &self.kind
     }
 
-    /// Whether it tells of the run's own life. The first and the last event of a run do, and are never dropped.
+    /// Whether the event tells of the run's own life. The first and the last event of a run do, and are never dropped.
     pub fn is_lifecycle(&self) -> bool {
         self.kind.is_lifecycle()
     }
 
-    /// Whether it ends the run.
+    /// Whether the event ends the run.
     pub fn is_terminal(&self) -> bool {
         self.kind.is_terminal()
     }
 
-    /// How many bytes [`sse`](Self::sse) has; never none.
+    /// The number of bytes of [`sse`](Self::sse), which is never 0.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The event read back, as [`Event::from_json`] does: lone surrogates become U+FFFD, here, not in the bytes.
+    /// The event in its typed form, as [`Event::from_json`] reads it: lone surrogates become U+FFFD, there and not in the
+    /// frame.
     ///
     /// # Errors
     ///
-    /// The JSON is no event: [`EncodedBody::from_json`](crate::EncodedBody::from_json) was given what is not JSON, or data nested too deep to be read.
+    /// If the JSON is no event: [`EncodedBody::from_json`](crate::EncodedBody::from_json) was given invalid JSON, or data
+    /// nested too deep to be read.
     pub fn event(&self) -> serde_json::Result<Event> {
         Event::from_json(self.json())
     }
 
-    /// The text in JSON, without its quotes, if this is a token and has nothing but a text.
+    /// The text as JSON, without its quotes, if this frame is a token.
     pub(super) fn token(&self) -> Option<&[u8]> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -99,7 +101,7 @@ impl Frame {
         Some(text.as_bytes())
     }
 
-    /// All but the data of this frame, with a token's data in their place.
+    /// This frame with other data: a token's.
     pub(super) fn with_token(&self, text: &[u8]) -> Self {
         let head = &self.bytes[..self.data];
         let bytes = [head, br#"{"content":""#, text, br#""}"#, TAIL].concat();

@@ -1,14 +1,14 @@
-//! The name of an event within its run.
+//! The id of an event.
 
 use super::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of an event within its run, written `<ms>-<sequence>`.
+/// The id of an event within its run, written `<ms>-<sequence>`.
 ///
-/// Ids are ordered as pairs of numbers, not as texts: `999-10` is less than `1000-9`. Within a run both numbers
-/// never go back and the sequence always grows.
+/// Ids are ordered as pairs of numbers, not as texts: `999-10` is less than `1000-9`. Within a run neither number goes
+/// back, and the sequence always grows.
 ///
 /// ```
 /// use llm_callback::EventId;
@@ -21,14 +21,14 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EventId {
-    /// When: milliseconds since 1970, UTC.
+    /// The time: milliseconds since 1970, UTC.
     pub ms: u64,
-    /// Which: the place of the event in its run.
+    /// The place of the event in its run, from 1.
     pub sequence: u64,
 }
 
 impl EventId {
-    /// `ms` as RFC 3339 text: UTC, milliseconds, `Z`. What lies after the year 9999 is written as its last moment.
+    /// The time as RFC 3339 text: UTC, milliseconds, `Z`. A time after the year 9999 is written as that year's last moment.
     pub fn timestamp(self) -> String {
         Timestamp::new(self.ms).to_string()
     }
@@ -43,7 +43,7 @@ impl fmt::Display for EventId {
 impl FromStr for EventId {
     type Err = InvalidEventId;
 
-    /// Digits, one `-`, digits: no sign, no space, nothing that a `u64` cannot hold. Leading zeros mean nothing.
+    /// Reads digits, one `-`, digits: no sign, no space, no number beyond a `u64`. Leading zeros are allowed.
     fn from_str(text: &str) -> Result<Self, InvalidEventId> {
         let number = |digits: &str| {
             // `u64::from_str` takes a sign.
@@ -75,7 +75,7 @@ impl From<EventId> for String {
     }
 }
 
-/// This text, given back, is not an [`EventId`].
+/// A text that is no [`EventId`], given back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidEventId(pub String);
 
