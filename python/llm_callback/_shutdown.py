@@ -24,16 +24,16 @@ def shutdown(reason: str = "the process shuts down", timeout: float | None = 5.0
 
     Every live run is cancelled with kind ``shutdown`` and this ``reason``. First each ``RunManager`` refuses new runs.
     Its queued runs end; the runs that it executes have its ``cancel_timeout``, half of ``timeout`` at most, to end by
-    themselves, and are ended then. All other runs end at once. From then on :func:`open_run` raises RuntimeError.
+    themselves, and are ended then. All other runs end at once. From then on :func:`open_run` raises :class:`ShutDown`.
 
     Blocks for ``timeout`` seconds at most; None is no limit. The callbacks of ``on_cancel`` run on the calling thread,
     and may keep it longer. Releases the GIL. In a coroutine, use ``await asyncio.to_thread(llm_callback.shutdown)``.
     Returns True once every sink, such as the file of :func:`log_to_file`, has every event. Returns False on timeout:
-    what a sink has not taken by then counts as dropped.
+    events that a sink has not taken by then count as dropped.
 
     Thread-safe and re-entrant: it may be called in a callback, in a signal handler and by code of a run. Calling it
     again ends nothing more, and returns whether the sinks have every event; of several timeouts the earliest counts.
-    What runs still say afterwards is dropped and counted. The child of a fork starts with no runs and may open new
+    Events that runs emit afterwards are dropped and counted. The child of a fork starts with no runs and may open new
     ones. Raises TypeError or ValueError for invalid arguments, before anything else.
     """
     if not isinstance(reason, str):
@@ -48,7 +48,7 @@ def shutdown(reason: str = "the process shuts down", timeout: float | None = 5.0
 
 
 def shutdown_on_sigterm(timeout: float | None = 5.0) -> None:
-    """Have SIGTERM call :func:`shutdown`, and then do what it did before.
+    """Make SIGTERM call :func:`shutdown`, and then do what it did before.
 
     For plain scripts, which SIGTERM would otherwise end at once, with runs that have no last event. It is
     ``shutdown_on_signal(signal.SIGTERM, timeout)``: see :func:`shutdown_on_signal`.
@@ -59,7 +59,7 @@ def shutdown_on_sigterm(timeout: float | None = 5.0) -> None:
 
 
 def shutdown_on_signal(number: int, timeout: float | None = 5.0) -> None:
-    """Have a signal that asks the process to end call :func:`shutdown` first.
+    """Make a signal that asks the process to end call :func:`shutdown` first.
 
     ``number`` is that signal, such as ``signal.SIGINT``. When the signal comes, our handler puts back the handler that
     was there before, calls ``shutdown`` with ``timeout`` seconds (None is no limit), and then has the previous handler
@@ -69,8 +69,8 @@ def shutdown_on_signal(number: int, timeout: float | None = 5.0) -> None:
 
     A second signal during the shutdown goes to the previous handler at once, and may end the process, or interrupt the
     shutdown by KeyboardInterrupt. Do not use a signal that does not end the process by default, such as SIGCHLD.
-    ``asyncio.run`` cancels its main task on SIGINT only where nobody has installed a handler: with one of ours it is
-    KeyboardInterrupt in whatever runs. Servers have a place for :func:`shutdown` of their own, such as the lifespan of
+    ``asyncio.run`` cancels its main task on SIGINT only if no handler is installed: with ours, KeyboardInterrupt is raised
+    in the code that runs. Servers have a place for :func:`shutdown` of their own, such as the lifespan of
     an ASGI application: use that.
 
     Python calls signal handlers on the main thread, between two of its instructions: a main thread that is inside a
@@ -80,7 +80,7 @@ def shutdown_on_signal(number: int, timeout: float | None = 5.0) -> None:
     Only installs the handler, and does not block. Calling it again for the same signal shuts down once more, which ends
     nothing more. Raises ValueError on any other thread than the main one, and for an invalid ``number`` or ``timeout``;
     TypeError for one that is no number, and OverflowError for a ``number`` beyond a C int; OSError for a signal that
-    cannot be caught; RuntimeError where the present handler was not installed by Python, and could not be put back.
+    cannot be caught; RuntimeError if the present handler was not installed by Python, and could not be put back.
     """
     import signal  # noqa: PLC0415 - few need it
 

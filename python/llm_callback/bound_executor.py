@@ -1,6 +1,6 @@
 """An executor whose callables run under the run that submitted them.
 
-Apart from ``context.py``, and imported at first use: ``concurrent.futures`` brings ``logging`` along.
+Not in ``context.py``, and imported at first use, since ``concurrent.futures`` imports ``logging``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class BoundExecutor(Executor):
-    """An executor that carries the current run along to where its callables run.
+    """An executor that carries the current run to its workers.
 
-    ``BoundExecutor(executor)`` hands everything to ``executor``, of any class, with each callable bound to the run
-    that is current at :meth:`submit` or :meth:`map`, as :func:`bind` does; where none is, it runs without one. The
-    workers are left as they were. For a ``ProcessPoolExecutor`` what is picklable without it is picklable with it;
-    the other process knows the run's id then, and has no run of it.
+    ``BoundExecutor(executor)`` passes every call on to ``executor``, of any class. It binds each callable to the run that
+    is current at :meth:`submit` or :meth:`map`, as :func:`bind` does; if no run is current, the callable runs without
+    one. The workers are left as they were. With a ``ProcessPoolExecutor``, callables stay picklable; in the other process
+    the current run's id is set, but no run is open there.
 
-    Thread-safe as the executor is, and raises what that raises; after :meth:`shutdown` RuntimeError, as a rule.
+    As thread-safe as ``executor``. Raises what ``executor`` raises, which after :meth:`shutdown` is RuntimeError.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -43,11 +43,11 @@ class BoundExecutor(Executor):
         return self._executor.submit(_bound(fn), *args, **kwargs)
 
     def map(self, fn: Callable[..., _T], *iterables: Iterable[Any], **options: Any) -> Iterator[_T]:
-        """Map as the executor does, with its options, every call bound to the run that is current now."""
+        """Map as the executor does, with its options. Each call is bound to the run that is current now."""
         return self._executor.map(_bound(fn), *iterables, **options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Shut the executor down, as it does itself: nothing else is to be let go of here."""
+        """Shut the executor down."""
         self._executor.shutdown(wait, cancel_futures=cancel_futures)
 
     def __repr__(self) -> str:
@@ -55,13 +55,13 @@ class BoundExecutor(Executor):
 
 
 def _bound(function: Callable[..., _T]) -> Callable[..., _T]:
-    # For what it refuses. The closure that it returns could not be pickled for another process.
+    # Called for the functions that it refuses. Its closure could not be pickled for another process.
     bind(function)
     return partial(_call, get_current_run_id(), _Here(_bound_run.get()), function)
 
 
 class _Here:
-    """A run for this process: pickled for another one it is none."""
+    """A run of this process. Pickled for another process it is no run."""
 
     __slots__ = ("run",)
 

@@ -1,7 +1,7 @@
-"""The output of runs: what their code prints goes to the process's streams as ever, and becomes events of its run.
+"""The output of runs: what a run's code prints goes to the process's streams as ever, and becomes events of the run.
 
-One proxy stands in ``sys.stdout`` and one in ``sys.stderr`` while any capture is active, whatever the number of
-runs, so that nobody swaps streams under anybody else. Whose a line is, the current run says at each write.
+While any capture is active, one proxy stands in ``sys.stdout`` and one in ``sys.stderr``, whatever the number of runs:
+no run swaps the streams under another. At each write the current run says to which run the text belongs.
 """
 
 from __future__ import annotations
@@ -28,50 +28,50 @@ if TYPE_CHECKING:
     _Key = tuple[int | str, int, str, int]
 
 _STREAMS = ("stdout", "stderr")
-# Characters of a line that one event holds at most.
+# The number of characters of a line that one event holds at most.
 _LONGEST = 65_536
-# Lines under way, of all runs together. With more, those that are there become events as they are.
+# The number of unfinished lines of all runs together. Beyond it all unfinished lines become events as they are.
 _MOST = 10_000
 
-# The lines that are under way. Each is changed by its own thread only, and taken out by whoever ends its run; the
-# dict's own operations are atomic, so no lock is needed, and a destructor that prints finds none taken.
+# The unfinished lines. Each is changed by its own thread only, and taken out by the thread that ends its run. The dict's
+# operations are atomic, so no lock is needed, and a destructor that prints finds no lock taken.
 _lines: dict[_Key, _Line] = {}
 
 # Protects how many captures are active, and which streams are in place. Under it: assignments, no I/O, no event.
 _lock = RLock()
 _active = 0
 
-# Per thread: whether it is inside of a write, or emits a line. What is printed then is not looked at again.
+# Per thread: whether it is inside a write, or emits a line. Text that is printed then is not captured again.
 _inside = local()
 
 
 def capture_output() -> OutputCapture:
-    """Have what the current run's code writes to stdout and stderr become events of that run, until it is stopped.
+    """Turn what the current run's code writes to stdout and stderr into events of that run, until the capture is stopped.
 
-    Use it as ``with capture_output():``, or ``capture = capture_output()`` and later ``capture.stop()``; a program
-    that wants it for ever calls it once. Every whole line is a ``system.output {"stream", "text"}`` event of the run
-    that is current where it is written (:func:`set_current_run_id`, :func:`bind`), if that is an open run that has
-    started, and goes to the original stream first, as it would without. Without a run it goes there only; so does what
-    code that was bound to a run prints after its end, though a later run has the same id.
+    Use it as ``with capture_output():``, or ``capture = capture_output()`` and later ``capture.stop()``. A program that
+    captures for ever calls it once. Text goes to the original stream first. Every whole line then is a
+    ``system.output {"stream", "text"}`` event of the run that is current at the write (:func:`set_current_run_id`,
+    :func:`bind`), if that run has started and has not ended. Code that was bound to a run writes no events after the end
+    of that run, even if a later run has the same id.
 
-    Each thread of a run writes lines of its own. A line's end is no part of its text; one that is longer
-    than 65 536 characters comes in pieces. What is no whole line when the run ends, or the last capture, is an event
-    before that. What an event callback prints about a line does not become another one.
+    Each thread of a run writes lines of its own. The event's text has no line end; a line longer than 65 536 characters
+    comes in pieces. A line that is unfinished when the run ends, or the last capture, becomes an event first. Text that
+    an event callback prints becomes no event.
 
-    While a capture is active ``sys.stdout`` and ``sys.stderr`` are proxies, whose every other attribute is that of
-    the stream they stand for; a stream that is None stays so, and bytes that are written to ``buffer`` are not seen.
-    Captures may end in any order. With the last one the stream is put back where ours is still in place: where
-    somebody has wrapped it, or has put another there meanwhile, that stays, and the proxy passes on what it is given.
-    Streams that are put in place during a capture, as by ``contextlib.redirect_stdout``, are not captured.
+    While a capture is active, ``sys.stdout`` and ``sys.stderr`` are proxies with all attributes of the original streams. A
+    stream that is None stays None, and bytes that are written to ``buffer`` are not captured. Captures may end in any
+    order. The last one puts the original stream back, if the proxy is still in place. A stream that another library has
+    put there meanwhile stays, also one that wraps the proxy; the proxy then only passes text on. Streams that are put in
+    place during a capture, as by ``contextlib.redirect_stdout``, are not captured.
 
-    Thread-safe, re-entrant. Blocks as the original streams and the event callbacks do; no lock is held then. What
-    fails in an event callback goes to ``sys.unraisablehook``, not into the ``print``.
+    Thread-safe, re-entrant. Blocks as the original streams and the event callbacks do; no lock is held then. An exception
+    of an event callback goes to ``sys.unraisablehook``, not into the ``print``.
     """
     return OutputCapture()
 
 
 class OutputCapture:
-    """One capture of the output, active from its making to :meth:`stop`. Made by :func:`capture_output`."""
+    """One capture of the output, active until :meth:`stop`. Made by :func:`capture_output`."""
 
     __slots__ = ("_is_active",)
 
@@ -86,7 +86,7 @@ class OutputCapture:
                     setattr(sys, name, _Proxy(name, stream))
 
     def stop(self) -> None:
-        """End the capture; a second time nothing happens. What is no whole line yet is an event, if it is the last."""
+        """End the capture. If it is the last one, unfinished lines become events. Stopping again does nothing."""
         global _active  # noqa: PLW0603 - see above
         with _lock:
             if not self._is_active:
@@ -115,7 +115,7 @@ class OutputCapture:
 
 
 class _Proxy:
-    """Stands for a stream, and looks at what is written to it."""
+    """Stands for a stream, and captures the text that is written to it."""
 
     __slots__ = ("__weakref__", "_name", "_original")
 
@@ -127,7 +127,7 @@ class _Proxy:
         original = _original(self)
         if not _active or getattr(_inside, "a_write", False):
             return original.write(text)
-        # The original may be a wrapper around an older proxy: one of them looks.
+        # The original may be a wrapper around an older proxy: one of the two captures.
         _inside.a_write = True
         try:
             written = original.write(text)
@@ -185,7 +185,7 @@ def _original(proxy: _Proxy) -> Any:
 
 
 class _Line:
-    """A line that is under way: its pieces, and how long they are together."""
+    """An unfinished line: its pieces, and their length together."""
 
     __slots__ = ("length", "pieces")
 
@@ -198,7 +198,7 @@ class _Line:
         self.length += len(text)
 
     def cut(self) -> Iterator[str]:
-        """Take out what is longer than one event holds, in pieces."""
+        """Take out pieces while the line is longer than one event may be."""
         if self.length > _LONGEST:
             text = self.take()
             while len(text) > _LONGEST:
@@ -214,9 +214,9 @@ class _Line:
 
 
 def _take(name: str, text: str) -> None:
-    """Have what was written become events of the current run, line by line."""
+    """Turn text that was written into events of the current run, line by line."""
     run = _current_run()
-    # What has not begun is not begun by a print. What has ended is silent, also where a later run has its id.
+    # A print does not start a pending run. A run that has ended gets no events, even if a later run has its id.
     if run is None or run.state != "running":
         return
     key = (run.run_id, run.generation, name, get_ident())
@@ -234,17 +234,17 @@ def _take(name: str, text: str) -> None:
         return
     _lines[key] = line
     if not _active or run.state != "running":
-        # Its end, or the capture's, did not find the line.
+        # The end of the run or of the capture came before the line was there.
         _flush(run.run_id, run.generation)
     elif len(_lines) > _MOST:
         _flush_all()
 
 
 def _flush(run_id: int | str, generation: int) -> None:
-    """Have what is no whole line become events of a run. Rust calls it before and after the end of each."""
+    """Turn the unfinished lines of a run into events. Rust calls this before and after the end of each run."""
     if not _lines:
         return
-    # A list of it is made in one step, whatever others do.
+    # The list is made in one step, whatever other threads do.
     keys = [key for key in list(_lines) if key[:2] == (run_id, generation)]
     lines = [(key, line) for key in keys if (line := _lines.pop(key, None)) is not None]
     run = get_run(run_id) if lines else None
@@ -267,21 +267,21 @@ def _flush_all() -> None:
 def _emit(run: Run, name: str, text: str) -> None:
     try:
         run.emit("system", "output", {"stream": name, "text": text})
-    except Exception as error:  # noqa: BLE001 - a print does not raise what a callback does
+    except Exception as error:  # noqa: BLE001 - a print must not raise a callback's exception
         _write_unraisable(error, run)
 
 
 def _forget_the_parents() -> None:
-    """In the child of a fork: another thread of the parent may have held the lock; its runs are not here."""
+    """In the child of a fork: another thread of the parent may have held the lock, and the parent's runs are not here."""
     global _lock  # noqa: PLW0603 - see above
     _lock = RLock()
     _lines.clear()
-    # The child may have a run of that id.
+    # The child may open a run of the same id.
     _bound_run.set(None)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_the_parents)
-# Before Rust ends the runs that are still open: what is registered later is called earlier.
+# Called before Rust ends the runs that are still open: a function that is registered later is called earlier.
 atexit.register(_flush_all)
 _set_flush(_flush)

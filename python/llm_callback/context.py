@@ -1,4 +1,4 @@
-"""Carrying the current run to where it would not go by itself."""
+"""Carrying the current run to threads and pools, where it would not go by itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
 
-# No further cost: `dataclasses` imports it too.
+# Costs nothing: `dataclasses` imports it too.
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 from llm_callback._core import get_current_run_id, get_run, set_current_run_id
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-# The run that code was bound to, beside its id, which a later run may have too; None where only an id was bound.
-# Its tokens tell whether code runs in the context that it began in.
+# The run that code was bound to, beside its id, which a later run may have too; None if only an id was bound. The
+# variable's tokens tell whether code runs in the context that it began in.
 _bound_run: ContextVar[Run | None] = ContextVar("llm_callback_bound_run", default=None)
 
 
 def bind(function: _F) -> _F:
-    """Return ``function`` wrapped to run under the run that is current now.
+    """Return ``function`` wrapped so that the run that is current now is the current one while it runs.
 
-    Use it for what is handed to a thread or a pool: a thread has no current run of its own, and one that it only
-    inherited from whoever started it is not believed. Where no run is current, ``function`` runs without one.
-    Coroutine functions are awaited under the run; the caller's run is current again afterwards, also after an
-    exception. Thread-safe: each call sets and restores its own context.
+    Use it for functions that are given to a thread or a pool: a new thread has no current run, and a run that it only
+    inherited from the thread that started it is not believed. If no run is current, ``function`` runs without one. A
+    coroutine function is awaited under the run. The caller's run is current again afterwards, also after an exception.
+    Thread-safe: each call sets and restores its own context.
 
-    Raises TypeError for a generator function: its body runs later, in its consumer's context.
+    Raises TypeError for a generator function: its body runs later, in the context of the code that consumes it.
     """
     return _bind_to(function, get_current_run_id(), _bound_run.get())
 
 
 def _bind_to(function: _F, run_id: Hashable, run: Run | None = None) -> _F:
-    """Do what ``bind`` does, and ``Run.bind``, for a run that is given: by its id, or the very one."""
+    """Do what ``bind`` and ``Run.bind`` do, for a run that is given by its id, or as an object."""
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         msg = f"bind() cannot carry a run into the generator function {function!r}: bind what consumes it"
         raise TypeError(msg)
@@ -55,7 +55,7 @@ def _bind_to(function: _F, run_id: Hashable, run: Run | None = None) -> _F:
             try:
                 return await function(*args, **kwargs)
             finally:
-                # A coroutine may be closed from another context, whose run is none of its business.
+                # A coroutine may be closed from another context, whose run must stay as it is.
                 with suppress(ValueError):
                     _bound_run.reset(here)
                     set_current_run_id(previous)
@@ -77,15 +77,15 @@ def _bind_to(function: _F, run_id: Hashable, run: Run | None = None) -> _F:
 
 
 def _current_run() -> Run | None:
-    """Return the run that is current here, if there is one: of its id the one that was bound, else the latest."""
+    """Return the current run, if there is one: the run that was bound, else the latest of the current id."""
     run_id = get_current_run_id()
     if run_id is None:
         return None
     try:
         run = get_run(run_id)
     except (TypeError, ValueError):
-        # The drop-in takes any object for an id; of such a one there is no run.
+        # The drop-in takes any object for an id, but a run's id is an int or a str.
         return None
     bound = _bound_run.get()
-    # An id that was set since is of another run. Both are as Rust has them: no `__eq__` of a user's is called.
+    # An id that was set later belongs to another run. Both ids come from Rust: no `__eq__` of a user's class is called.
     return bound if run and bound and bound.run_id == run.run_id else run
