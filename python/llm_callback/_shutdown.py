@@ -69,9 +69,9 @@ def shutdown_on_signal(number: int, timeout: float | None = 5.0) -> None:
 
     A second signal during the shutdown goes to the previous handler at once, and may end the process, or interrupt the
     shutdown by KeyboardInterrupt. Do not use a signal that does not end the process by default, such as SIGCHLD.
-    ``asyncio.run`` cancels its main task on SIGINT only if no handler is installed: with ours, KeyboardInterrupt is raised
-    in the code that runs. Servers have a place for :func:`shutdown` of their own, such as the lifespan of
-    an ASGI application: use that.
+    ``asyncio.run`` cancels its main task on SIGINT only if no handler is installed: with ours, KeyboardInterrupt is
+    raised in the code that runs. Servers have a place for :func:`shutdown` of their own, such as the lifespan of an
+    ASGI application: use that.
 
     Python calls signal handlers on the main thread, between two of its instructions: a main thread that is inside a
     long call of C code comes to the handler after that call. Callbacks of ``on_cancel`` run in the handler too. They

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class BoundExecutor(Executor):
     """An executor that carries the current run to its workers.
 
-    ``BoundExecutor(executor)`` passes every call on to ``executor``, of any class. It binds each callable to the run that
-    is current at :meth:`submit` or :meth:`map`, as :func:`bind` does; if no run is current, the callable runs without
-    one. The workers are left as they were. With a ``ProcessPoolExecutor``, callables stay picklable; in the other process
-    the current run's id is set, but no run is open there.
+    ``BoundExecutor(executor)`` passes every call on to ``executor``, of any class. It binds each callable to the run
+    that is current at :meth:`submit` or :meth:`map`, as :func:`bind` does; if no run is current, the callable runs
+    without one. The workers are left as they were. With a ``ProcessPoolExecutor``, callables stay picklable; in the
+    other process the current run's id is set, but no run is open there.
 
     As thread-safe as ``executor``. Raises what ``executor`` raises, which after :meth:`shutdown` is RuntimeError.
     """

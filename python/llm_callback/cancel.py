@@ -18,8 +18,8 @@ class CancelToken(_Token, threading.Event):
 
     ``CancelToken(deadline=None)`` is the top of a tree of its own, and is cancelled after ``deadline`` seconds.
     ``run.token`` is the token of a run. A token is a ``threading.Event`` for code that takes one, such as strands'
-    ``cancel_signal``: ``is_set``, ``wait`` and ``set`` do what they do there. ``clear`` raises RuntimeError, since a cancel
-    cannot be taken back. A subclass with arguments of its own takes them in ``__new__``.
+    ``cancel_signal``: ``is_set``, ``wait`` and ``set`` do what they do there. ``clear`` raises RuntimeError, since a
+    cancel cannot be taken back. A subclass with arguments of its own takes them in ``__new__``.
 
     Thread-safe, re-entrant. ``await token`` waits for the cancel in a coroutine; no thread waits.
     """

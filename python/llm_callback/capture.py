@@ -33,8 +33,8 @@ _LONGEST = 65_536
 # The number of unfinished lines of all runs together. Beyond it all unfinished lines become events as they are.
 _MOST = 10_000
 
-# The unfinished lines. Each is changed by its own thread only, and taken out by the thread that ends its run. The dict's
-# operations are atomic, so no lock is needed, and a destructor that prints finds no lock taken.
+# The unfinished lines. Each is changed by its own thread only, and taken out by the thread that ends its run. The
+# dict's operations are atomic, so no lock is needed, and a destructor that prints finds no lock taken.
 _lines: dict[_Key, _Line] = {}
 
 # Protects how many captures are active, and which streams are in place. Under it: assignments, no I/O, no event.
@@ -46,26 +46,26 @@ _inside = local()
 
 
 def capture_output() -> OutputCapture:
-    """Turn what the current run's code writes to stdout and stderr into events of that run, until the capture is stopped.
+    """Turn what the current run's code writes to stdout and stderr into events of that run, until it is stopped.
 
     Use it as ``with capture_output():``, or ``capture = capture_output()`` and later ``capture.stop()``. A program that
-    captures for ever calls it once. Text goes to the original stream first. Every whole line then is a
-    ``system.output {"stream", "text"}`` event of the run that is current at the write (:func:`set_current_run_id`,
-    :func:`bind`), if that run has started and has not ended. Code that was bound to a run writes no events after the end
-    of that run, even if a later run has the same id.
+    captures for ever calls it once. Text goes to the original stream first. Every whole line then is a ``system.output
+    {"stream", "text"}`` event of the run that is current at the write (:func:`set_current_run_id`, :func:`bind`), if
+    that run has started and has not ended. Code that was bound to a run writes no events after the end of that run,
+    even if a later run has the same id.
 
     Each thread of a run writes lines of its own. The event's text has no line end; a line longer than 65 536 characters
     comes in pieces. A line that is unfinished when the run ends, or the last capture, becomes an event first. Text that
     an event callback prints becomes no event.
 
-    While a capture is active, ``sys.stdout`` and ``sys.stderr`` are proxies with all attributes of the original streams. A
-    stream that is None stays None, and bytes that are written to ``buffer`` are not captured. Captures may end in any
-    order. The last one puts the original stream back, if the proxy is still in place. A stream that another library has
-    put there meanwhile stays, also one that wraps the proxy; the proxy then only passes text on. Streams that are put in
-    place during a capture, as by ``contextlib.redirect_stdout``, are not captured.
+    While a capture is active, ``sys.stdout`` and ``sys.stderr`` are proxies with all attributes of the original
+    streams. A stream that is None stays None, and bytes that are written to ``buffer`` are not captured. Captures may
+    end in any order. The last one puts the original stream back, if the proxy is still in place. A stream that another
+    library has put there meanwhile stays, also one that wraps the proxy; the proxy then only passes text on. Streams
+    that are put in place during a capture, as by ``contextlib.redirect_stdout``, are not captured.
 
-    Thread-safe, re-entrant. Blocks as the original streams and the event callbacks do; no lock is held then. An exception
-    of an event callback goes to ``sys.unraisablehook``, not into the ``print``.
+    Thread-safe, re-entrant. Blocks as the original streams and the event callbacks do; no lock is held then. An
+    exception of an event callback goes to ``sys.unraisablehook``, not into the ``print``.
     """
     return OutputCapture()
 
@@ -272,7 +272,7 @@ def _emit(run: Run, name: str, text: str) -> None:
 
 
 def _forget_the_parents() -> None:
-    """In the child of a fork: another thread of the parent may have held the lock, and the parent's runs are not here."""
+    """In the child of a fork: another thread of the parent may hold the lock for ever, and its runs are not here."""
     global _lock  # noqa: PLW0603 - see above
     _lock = RLock()
     _lines.clear()
