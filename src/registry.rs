@@ -82,18 +82,18 @@ type Shard<C, K> = RwLock<FxHashMap<RunId, Slot<C, K>>>;
 
 /// Callbacks of type `C` and cancellation checkers of type `K`, by run id. Shared by reference among threads.
 ///
-/// No method runs user code while a lock is held. A value that a method removes or replaces is returned to the caller, so
-/// that it is dropped outside the lock too: its destructor may use the registry.
+/// No method runs user code while a lock is held. A value that a method removes or replaces is returned to the caller,
+/// so that it is dropped outside the lock too: its destructor may use the registry.
 ///
 /// # Locks
 ///
-/// Each shard's lock protects that shard's map, for the length of one map operation. A thread holds one at a time. Under
-/// it references are copied, by `C::clone` or by the closure of [`with_callback`](Self::with_callback), which must neither
-/// block nor use the registry: they are meant to copy an `Arc`.
+/// Each shard's lock protects that shard's map, for the length of one map operation. A thread holds one at a time.
+/// Under it references are copied, by `C::clone` or by the closure of [`with_callback`](Self::with_callback), which
+/// must neither block nor use the registry: they are meant to copy an `Arc`.
 pub struct Registry<C, K = C> {
     shards: [CachePadded<Shard<C, K>>; SHARDS],
-    /// The number of slots. Changed under the lock of the slot's shard. Relaxed, no partner: it publishes nothing, and a
-    /// thread that has heard of a registration, in whichever way, also sees this number.
+    /// The number of slots. Changed under the lock of the slot's shard. Relaxed, no partner: it publishes nothing, and
+    /// a thread that has heard of a registration, in whichever way, also sees this number.
     slots: CachePadded<AtomicU64>,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The mutexes and conditions are the standard library's. `parking_lot` keeps its waiters in one table for the whole
 //! process: a fork while another thread is in that table leaves the child with an entry that is locked for ever. Its
-//! read-write lock guards the registry, where lookups only read. The Python binding enters the registry with the GIL held,
-//! if there is a GIL: then no thread waits for that lock.
+//! read-write lock guards the registry, where lookups only read. The Python binding enters the registry with the GIL
+//! held, if there is a GIL: then no thread waits for that lock.
 
 pub(crate) use mutex::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]
@@ -24,8 +24,8 @@ pub(crate) use loom::thread::yield_now;
 #[cfg(loom)]
 pub(crate) use modelled::RwLock;
 
-/// The standard library's mutex and condition, or loom's, with the interface of `parking_lot`. No lock is ever poisoned: if
-/// something may panic under one of our locks, the protected value is whole at that moment.
+/// The standard library's mutex and condition, or loom's, with the interface of `parking_lot`. No lock is ever
+/// poisoned: if something may panic under one of our locks, the protected value is whole at that moment.
 mod mutex {
     #[cfg(loom)]
     use loom::sync as inner;

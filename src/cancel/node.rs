@@ -16,8 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// What a cancel does to a retired node, if that is the node that it begins with. A retired node further down passes every
-/// cancel on.
+/// What a cancel does to a retired node, if that is the node that it begins with. A retired node further down passes
+/// every cancel on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IfRetired {
     /// The node is cancelled like any other. A user's own [`CancelToken::cancel`] does this.
@@ -71,8 +71,8 @@ pub(super) struct Node {
     pub(super) deadline: Option<Instant>,
     /// Where the timer keeps this node, if its deadline is its own.
     pub(super) alarm: Option<Alarm>,
-    /// The node above, and this node's place in its list. Strong: a cancel must reach a grandchild, even if no one holds the
-    /// child.
+    /// The node above, and this node's place in its list. Strong: a cancel must reach a grandchild, even if no one
+    /// holds the child.
     parent: Option<(Arc<Self>, u64)>,
 }
 
@@ -99,8 +99,8 @@ impl State {
         self.tickets
     }
 
-    /// Why the nodes below are cancelled, as this node has it. The reason that was passed on comes first: a node that is
-    /// cancelled passes none on.
+    /// Why the nodes below are cancelled, as this node has it. The reason that was passed on comes first: a node that
+    /// is cancelled passes none on.
     fn why_below(&self) -> Option<&CancelReason> {
         self.passed_on.as_ref().or(self.reason.as_ref())
     }
@@ -123,7 +123,8 @@ impl Node {
         let above = self.deadline.filter(|_| !state.apart);
         let own = at.filter(|&at| above.is_none_or(|above| at < above));
         let mut child = Self::new(own.or(above), own);
-        // Under the lock of the list: a cancel either came before, and is seen here, or comes later, and finds the child.
+        // Under the lock of the list: a cancel either came before, and is seen here, or comes later, and finds the
+        // child.
         if let Some(why) = state.why_below() {
             child.state = Mutex::new(State {
                 reason: Some(why.for_below()),
@@ -164,9 +165,9 @@ impl Node {
         }
     }
 
-    /// Cancels this node and all nodes below it, and wakes the threads that wait for one of them. Returns whether this call
-    /// was the first to reach this node, and the callbacks of the nodes that it was the first to reach, the upper ones
-    /// first. `if_retired` is about this node; a retired node below it passes the cancel on.
+    /// Cancels this node and all nodes below it, and wakes the threads that wait for one of them. Returns whether this
+    /// call was the first to reach this node, and the callbacks of the nodes that it was the first to reach, the upper
+    /// ones first. `if_retired` is about this node; a retired node below it passes the cancel on.
     ///
     /// A list of children is emptied only once all nodes below are cancelled. So if two walks meet, each walk does what
     /// the other has still to do, and neither returns before the whole subtree is cancelled.
@@ -239,8 +240,8 @@ impl Node {
 }
 
 impl Due for Node {
-    /// Cancels on the timer's thread. The callbacks are called, and dropped, in the background: a callback that blocks must
-    /// not delay other deadlines.
+    /// Cancels on the timer's thread. The callbacks are called, and dropped, in the background: a callback that blocks
+    /// must not delay other deadlines.
     fn due(self: Arc<Self>) {
         let (_, deferred) = self.cancel(CancelReason::deadline(), IfRetired::PassOn);
         if !deferred.called.is_empty() {

@@ -62,7 +62,8 @@ impl CancelToken {
             .map_or_else(Self::new, Self::with_deadline)
     }
 
-    /// A token below this one: it is cancelled when this token is, and from the beginning if this token is cancelled now.
+    /// A token below this one: it is cancelled when this token is, and from the beginning if this token is cancelled
+    /// now.
     ///
     /// Does not block. A child that is dropped, with all tokens below it, leaves nothing behind in this token.
     #[must_use]
@@ -98,8 +99,8 @@ impl CancelToken {
         }
     }
 
-    /// A token that no cancel and no deadline from above reaches: for work that must still be done after a cancel, such as
-    /// storing the result.
+    /// A token that no cancel and no deadline from above reaches: for work that must still be done after a cancel, such
+    /// as storing the result.
     ///
     /// The new token is the top of a tree of its own. It is not cancelled, even if this token is.
     #[must_use]
@@ -121,21 +122,22 @@ impl CancelToken {
         self.0.state.lock().reason.clone()
     }
 
-    /// The time at which this token is cancelled by itself: the earliest of its own deadline and those of the tokens above
-    /// it, up to a shield.
+    /// The time at which this token is cancelled by itself: the earliest of its own deadline and those of the tokens
+    /// above it, up to a shield.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline
     }
 
     /// Cancels this token and all tokens below it. Returns true if this call was the first to reach this token.
     ///
-    /// First the whole subtree is cancelled, and the threads that wait for one of its tokens are woken. Then the callbacks
-    /// run: on this thread, with no lock held, each token's in the order of registration, and a token's before those of
-    /// the tokens below. A callback that panics does not keep the others from running; the panic ends here.
+    /// First the whole subtree is cancelled, and the threads that wait for one of its tokens are woken. Then the
+    /// callbacks run: on this thread, with no lock held, each token's in the order of registration, and a token's
+    /// before those of the tokens below. A callback that panics does not keep the others from running; the panic ends
+    /// here.
     ///
-    /// When this returns, this token and all tokens below it are cancelled, whichever thread was first, and the callbacks
-    /// of the tokens that this call was the first to reach have run. Another thread's cancel may still run the callbacks
-    /// of the tokens that it was the first to reach: this call does not wait for them.
+    /// When this returns, this token and all tokens below it are cancelled, whichever thread was first, and the
+    /// callbacks of the tokens that this call was the first to reach have run. Another thread's cancel may still run
+    /// the callbacks of the tokens that it was the first to reach: this call does not wait for them.
     pub fn cancel(&self, kind: CancelKind, message: impl Into<Arc<str>>) -> bool {
         let reason = CancelReason::now(kind, message.into());
         let (is_first, deferred) = self.0.cancel(reason, IfRetired::Cancel);
@@ -143,8 +145,9 @@ impl CancelToken {
         is_first
     }
 
-    /// As [`cancel`](Self::cancel), but does nothing to a token that is retired, nor to the tokens below it, and returns
-    /// false. This token's lock decides which comes first, the cancel or the retirement. The caller runs the callbacks.
+    /// As [`cancel`](Self::cancel), but does nothing to a token that is retired, nor to the tokens below it, and
+    /// returns false. This token's lock decides which comes first, the cancel or the retirement. The caller runs the
+    /// callbacks.
     pub(crate) fn cancel_unless_retired(
         &self,
         kind: CancelKind,
@@ -154,26 +157,27 @@ impl CancelToken {
         self.0.cancel(reason, IfRetired::Nothing)
     }
 
-    /// Retires the token, since its work is done. From now on no deadline and no cancel from above reaches the token. Its
-    /// callbacks are taken out, for the caller to drop. A token that is cancelled keeps its callbacks: the thread that
-    /// cancelled it calls them.
+    /// Retires the token, since its work is done. From now on no deadline and no cancel from above reaches the token.
+    /// Its callbacks are taken out, for the caller to drop. A token that is cancelled keeps its callbacks: the thread
+    /// that cancelled it calls them.
     ///
-    /// The tokens below go on. Those that exist now are still reached by a cancel from above and by this token's deadline.
-    /// Tokens that are made below it later are reached by its own [`cancel`](Self::cancel) only.
+    /// The tokens below go on. Those that exist now are still reached by a cancel from above and by this token's
+    /// deadline. Tokens that are made below it later are reached by its own [`cancel`](Self::cancel) only.
     pub(crate) fn retire(&self) -> Deferred {
         self.0.retire()
     }
 
     /// Calls `callback` once, when this token is cancelled; now, on this thread, if the token is cancelled already.
     ///
-    /// The callback runs on the thread that cancels. After a deadline it runs on a thread that calls the callbacks of all
-    /// deadlines, one after another; if one takes longer than a second, another thread calls those of the other
+    /// The callback runs on the thread that cancels. After a deadline it runs on a thread that calls the callbacks of
+    /// all deadlines, one after another; if one takes longer than a second, another thread calls those of the other
     /// deadlines. The callback is called with no lock held and may do anything: ask, cancel or wait for any token,
-    /// register more callbacks, stop itself or others, block (the callbacks after it wait), panic (the panic is caught).
+    /// register more callbacks, stop itself or others, block (the callbacks after it wait), panic (the panic is
+    /// caught).
     ///
     /// The token keeps the callback, and all that the callback holds, until the callback is called or stopped, or the
-    /// token is dropped with all tokens below it. A callback that holds its own token, and is neither called nor stopped,
-    /// is never freed.
+    /// token is dropped with all tokens below it. A callback that holds its own token, and is neither called nor
+    /// stopped, is never freed.
     pub fn on_cancel(&self, callback: impl FnOnce(&CancelReason) + Send + 'static) -> Registration {
         let mut state = self.0.state.lock();
         let Some(reason) = state.reason.clone() else {
@@ -192,8 +196,8 @@ impl CancelToken {
         }
     }
 
-    /// Blocks this thread until the token is cancelled, at most for `timeout`, if there is one. Returns whether the token is
-    /// cancelled.
+    /// Blocks this thread until the token is cancelled, at most for `timeout`, if there is one. Returns whether the
+    /// token is cancelled.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
@@ -270,7 +274,8 @@ impl fmt::Debug for CancelToken {
     }
 }
 
-/// A callback that [`on_cancel`](CancelToken::on_cancel) registered. Dropping the registration does not stop the callback.
+/// A callback that [`on_cancel`](CancelToken::on_cancel) registered. Dropping the registration does not stop the
+/// callback.
 #[derive(Debug)]
 pub struct Registration {
     /// Weak, so that a kept registration does not keep the token and its callbacks.
@@ -279,8 +284,8 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Drops the callback, which then is never called, and returns true. Returns false if the callback was called, is being
-    /// called, or went with its token.
+    /// Drops the callback, which then is never called, and returns true. Returns false if the callback was called, is
+    /// being called, or went with its token.
     ///
     /// Does not block: it does not wait for a call that has begun.
     pub fn stop(self) -> bool {
@@ -566,8 +571,8 @@ mod tests {
         );
     }
 
-    /// A direct cancel of a retired token that has only passed another one on is reported with its own reason; the tokens
-    /// below keep the reason that was passed on, and children made later get that too.
+    /// A direct cancel of a retired token that has only passed another one on is reported with its own reason; the
+    /// tokens below keep the reason that was passed on, and children made later get that too.
     #[test]
     fn retired_tokens_tell_their_own_reason() {
         let top = CancelToken::new();

@@ -85,10 +85,10 @@ impl EventLog {
     /// [`EventKind::is_terminal`](crate::EventKind::is_terminal)) ends the log; of several threads that append one, one
     /// succeeds.
     ///
-    /// Blocks only while a subscription with [`Overflow::Block`] has not read an event that would be evicted, at most as
-    /// long as that subscription allows, and never for a terminal event, which evicts nothing. Thread-safe; the order of
-    /// appending is the order of sequence numbers and of delivery. The [`Wake`]s of asynchronous readers run before
-    /// `append` returns.
+    /// Blocks only while a subscription with [`Overflow::Block`] has not read an event that would be evicted, at most
+    /// as long as that subscription allows, and never for a terminal event, which evicts nothing. Thread-safe; the
+    /// order of appending is the order of sequence numbers and of delivery. The [`Wake`]s of asynchronous readers run
+    /// before `append` returns.
     ///
     /// # Errors
     ///
@@ -191,8 +191,8 @@ impl EventLog {
         Ok(())
     }
 
-    /// From now on no emitting thread waits for a reader: what a reader with [`Overflow::Block`] has not read may be lost
-    /// to it, as a gap.
+    /// From now on no emitting thread waits for a reader: what a reader with [`Overflow::Block`] has not read may be
+    /// lost to it, as a gap.
     pub(crate) fn hurry(&self) {
         self.state.lock().readers.hurry();
         self.read.notify_all();
@@ -382,8 +382,8 @@ impl EventLog {
 
 /// For the sinks, and for the table that keeps ended runs.
 impl EventLog {
-    /// Reads at most `max` for a cursor that the log does not know, but one event at least, if there is one. Returns also
-    /// whether the cursor is behind the terminal event then.
+    /// Reads at most `max` for a cursor that the log does not know, but one event at least, if there is one. Returns
+    /// also whether the cursor is behind the terminal event then.
     pub(crate) fn take(&self, cursor: &mut Cursor, max: Limits) -> (Taken, bool) {
         let mut state = self.state.lock();
         let taken = state.take(cursor, max);
@@ -489,8 +489,8 @@ pub(crate) struct Appended<'a> {
 }
 
 impl Appended<'_> {
-    /// Wakes the readers, with no lock held: a thread that wakes up needs the lock, and a wake is a user's code. Returns
-    /// the event's id.
+    /// Wakes the readers, with no lock held: a thread that wakes up needs the lock, and a wake is a user's code.
+    /// Returns the event's id.
     pub(crate) fn wake(self) -> EventId {
         if self.woken.has_threads {
             self.log.appended.notify_all();

@@ -3,11 +3,11 @@
 /// How much a log holds, or a read returns at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The number of events. A log holds its first event, which is the run's `lifecycle.started`, and its terminal event
-    /// beyond this number.
+    /// The number of events. A log holds its first event, which is the run's `lifecycle.started`, and its terminal
+    /// event beyond this number.
     pub events: usize,
-    /// The number of bytes of encoded events. A log holds its newest event whatever its size, and a read returns at least
-    /// one event.
+    /// The number of bytes of encoded events. A log holds its newest event whatever its size, and a read returns at
+    /// least one event.
     pub bytes: usize,
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// The subscription ends with [`Lagged`](crate::Lagged). A reader that resumes by id loses nothing that the log still holds.
+    /// The subscription ends with [`Lagged`](crate::Lagged). A reader that resumes by id loses nothing that the log
+    /// still holds.
     #[default]
     Disconnect,
     /// A gap event tells how many events are lost; the reader goes on with the oldest that is held.

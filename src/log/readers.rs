@@ -80,8 +80,8 @@ impl Readers {
         !self.blocking.is_empty() && !self.is_hurried
     }
 
-    /// The longest patience of the subscriptions that would lose events if all before this sequence number were evicted;
-    /// None if no emitting thread waits for any of these.
+    /// The longest patience of the subscriptions that would lose events if all before this sequence number were
+    /// evicted; None if no emitting thread waits for any of these.
     pub(super) fn patience(&self, evicted: u64) -> Option<Duration> {
         let late = self.blocking.iter().filter(|it| it.is_late(evicted));
         late.map(|blocking| blocking.patience).max()

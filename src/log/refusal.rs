@@ -19,7 +19,8 @@ impl std::error::Error for Ended {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TryAppendError {
-    /// Another thread has the log's lock, or a reader with [`Overflow::Block`](crate::Overflow::Block) has not read what would be evicted.
+    /// Another thread has the log's lock, or a reader with [`Overflow::Block`](crate::Overflow::Block) has not read
+    /// what would be evicted.
     WouldBlock,
     /// The log has its terminal event.
     Ended,

@@ -92,7 +92,8 @@ impl State {
         self.window.room_for(len, self.limits)
     }
 
-    /// Appends an event at `ms` by the clock, and before it the opening, if there is one. A cancelled run has no opening.
+    /// Appends an event at `ms` by the clock, and before it the opening, if there is one. A cancelled run has no
+    /// opening.
     pub(super) fn append(&mut self, ms: u64, body: &EncodedBody) -> EventId {
         if let Some(opening) = self.opening.take()
             && *body.kind() != EventKind::CANCELLED
@@ -214,8 +215,8 @@ impl State {
         }
     }
 
-    /// Evicts what every open subscription has read, if no other reader can come; the newest event stays. `from` is where
-    /// the subscription was that has read on or is closed.
+    /// Evicts what every open subscription has read, if no other reader can come; the newest event stays. `from` is
+    /// where the subscription was that has read on or is closed.
     fn trim(&mut self, from: u64) {
         // Only the slowest subscription leaves anything behind when it reads on.
         if self.kept_for == KeptFor::Anybody || self.holds > 0 || from > self.window.oldest() {

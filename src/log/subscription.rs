@@ -26,8 +26,8 @@ pub struct Subscription {
     ahead: VecDeque<Arc<Frame>>,
 }
 
-/// Closes one [`Subscription`] from any thread, also while another thread reads from it. It keeps the log in memory, not
-/// the subscription.
+/// Closes one [`Subscription`] from any thread, also while another thread reads from it. It keeps the log in memory,
+/// not the subscription.
 #[derive(Clone)]
 pub struct Closer(Arc<Closing>);
 
@@ -35,7 +35,8 @@ struct Closing {
     log: Arc<EventLog>,
     /// The subscription's id in the log.
     id: u64,
-    /// Whether the subscription is closed. The log knows too, under its lock. Relaxed, no partner: this publishes nothing.
+    /// Whether the subscription is closed. The log knows too, under its lock. Relaxed, no partner: this publishes
+    /// nothing.
     is_closed: AtomicBool,
 }
 
@@ -112,8 +113,8 @@ impl Subscription {
         }
     }
 
-    /// Leaves `wake` to be called once, when there is something to read or the subscription is closed. Returns false, and
-    /// does not keep it, if that is so already.
+    /// Leaves `wake` to be called once, when there is something to read or the subscription is closed. Returns false,
+    /// and does not keep it, if that is so already.
     ///
     /// For asynchronous readers: nothing waits. A later call replaces the wake; dropping the subscription drops it.
     pub fn wake_when_readable(&self, wake: Wake) -> bool {
@@ -192,8 +193,8 @@ impl fmt::Debug for Subscription {
 
 impl Closer {
     /// Closes the subscription: a read that waits gives [`Read::Ended`] at once, as do all reads after it, and emitting
-    /// threads no longer wait for the reader. Calls the [`Wake`] of an asynchronous reader, so that the reader comes and
-    /// finds the end.
+    /// threads no longer wait for the reader. Calls the [`Wake`] of an asynchronous reader, so that the reader comes
+    /// and finds the end.
     ///
     /// Blocks for one operation on the log at most. Closing again does nothing.
     pub fn close(&self) {

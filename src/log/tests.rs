@@ -370,8 +370,8 @@ fn the_newest_event_is_held() {
     assert_eq!(frames[1].sequence(), 2);
 }
 
-/// The iterator gives every event once, a gap in its place, and ends with the run; what it has read ahead is not lost to
-/// a read.
+/// The iterator gives every event once, a gap in its place, and ends with the run; what it has read ahead is not lost
+/// to a read.
 #[test]
 fn a_subscription_is_an_iterator() {
     let log = log(FEW);

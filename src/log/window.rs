@@ -8,7 +8,8 @@ use std::sync::Arc;
 /// Frames in the order of their sequence numbers. Pure: without a lock, a clock or a reader.
 ///
 /// A window may begin at any sequence number, and numbers may be missing in it. What is evicted is always the oldest
-/// frame. An evicted `lifecycle` event of sequence number 1 is kept aside: it is in no limit, and stands before the others.
+/// frame. An evicted `lifecycle` event of sequence number 1 is kept aside: it is in no limit, and stands before the
+/// others.
 pub(super) struct Window {
     aside: Option<Arc<Frame>>,
     held: VecDeque<Arc<Frame>>,
@@ -33,7 +34,8 @@ impl Window {
         self.next
     }
 
-    /// The sequence number of the oldest frame, the one that is kept aside apart; [`next`](Self::next) if there is none.
+    /// The sequence number of the oldest frame, the one that is kept aside apart; [`next`](Self::next) if there is
+    /// none.
     pub(super) fn oldest(&self) -> u64 {
         self.held
             .front()
@@ -175,8 +177,8 @@ mod tests {
             ..ProptestConfig::default()
         })]
 
-        /// A window holds what a plain list of the same frames holds, wherever it begins and whichever numbers it leaves
-        /// out: evictions take the oldest, and only what does not fit; a lifecycle event of number 1 stays.
+        /// A window holds what a plain list of the same frames holds, wherever it begins and whichever numbers it
+        /// leaves out: evictions take the oldest, and only what does not fit; a lifecycle event of number 1 stays.
         #[test]
         fn a_window_is_a_list(begin in prop_oneof![Just(1_u64), 1..30_u64], operations in prop::collection::vec(operation(), 1..60)) {
             let (mut window, mut encoder) = (Window::starting_at(begin), FrameEncoder::new(&1.into()));

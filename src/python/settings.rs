@@ -12,15 +12,16 @@ use std::time::Duration;
 /// Change the settings of this process. A setting that is not given stays as it is; the signature shows the defaults.
 ///
 /// `route` says to which run an event goes if a handler's run id and the current run of the calling context differ.
-/// `"handler"`: to the run id that the handler was given, as in the original module. `"context"`: to the current run, if
-/// there is one; this repairs a host whose run id is a process-wide variable. `"strict"`: to neither; the event is dropped
-/// and counted in `stats()["dropped"]["route"]`. The environment variable `LLM_CALLBACK_ROUTE` sets the route at import.
+/// `"handler"`: to the run id that the handler was given, as in the original module. `"context"`: to the current run,
+/// if there is one; this repairs a host whose run id is a process-wide variable. `"strict"`: to neither; the event is
+/// dropped and counted in `stats()["dropped"]["route"]`. The environment variable `LLM_CALLBACK_ROUTE` sets the route
+/// at import.
 ///
-/// `log_events` and `log_bytes` bound the log of each run that is opened from now on: the oldest events make room for new
-/// ones, and a reader that has not read them is told. A finished run can be found and read for `keep_seconds`, as one of
-/// the latest `keep_runs`. All finished runs together, and the events that readers of forgotten runs have still to read,
-/// hold at most `keep_bytes` of encoded events. `max_live` is the number of runs that may be live at once, None for any
-/// number; beyond it :func:`open_run` raises :class:`TooManyRuns`.
+/// `log_events` and `log_bytes` bound the log of each run that is opened from now on: the oldest events make room for
+/// new ones, and a reader that has not read them is told. A finished run can be found and read for `keep_seconds`, as
+/// one of the latest `keep_runs`. All finished runs together, and the events that readers of forgotten runs have still
+/// to read, hold at most `keep_bytes` of encoded events. `max_live` is the number of runs that may be live at once,
+/// None for any number; beyond it :func:`open_run` raises :class:`TooManyRuns`.
 ///
 /// A child of a fork keeps the settings. Thread-safe; does not block. Raises TypeError or ValueError for invalid
 /// arguments; then nothing is changed.

@@ -9,8 +9,8 @@ pub(super) const MAX_BYTES: usize = 64 << 10;
 pub(super) enum Annotations {
     /// More may be added.
     Open(Option<Object>),
-    /// The terminal event is made, or was. The annotations stay until it is in the log: of two threads that end a run at
-    /// once, either may be the one whose event is appended.
+    /// The terminal event is made, or was. The annotations stay until it is in the log: of two threads that end a run
+    /// at once, either may be the one whose event is appended.
     Closed(Option<Object>),
 }
 

@@ -94,8 +94,8 @@ impl<'a> RunBuilder<'a> {
         }
     }
 
-    /// Sets the data of the run's `lifecycle.started`, to which `parent_run_id` is added. A value that is no object becomes
-    /// `{"data": …}`.
+    /// Sets the data of the run's `lifecycle.started`, to which `parent_run_id` is added. A value that is no object
+    /// becomes `{"data": …}`.
     ///
     /// # Errors
     ///
@@ -113,8 +113,8 @@ impl<'a> RunBuilder<'a> {
     /// Opens the run. Its first event, `lifecycle.started`, is in its log before any other.
     ///
     /// The run's token is a child of its parent's. A run that is asked to stop before it has started, also one whose
-    /// deadline has passed already, ends at once, with `lifecycle.cancelled` as its only event: see [`Run::state`]. Does
-    /// not block.
+    /// deadline has passed already, ends at once, with `lifecycle.cancelled` as its only event: see [`Run::state`].
+    /// Does not block.
     ///
     /// # Errors
     ///

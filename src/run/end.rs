@@ -15,9 +15,9 @@ impl Run {
     /// Ends the run well, with its result. Returns whether this was its end. A value that is no object becomes
     /// `{"result": …}`.
     ///
-    /// A run that was asked to stop ends as cancelled, with the fields of the result beside `kind` and `reason`, which are
-    /// those of the cancellation. Cancels the runs that are part of this one, and calls the callbacks of their tokens on
-    /// this thread; otherwise it does not block.
+    /// A run that was asked to stop ends as cancelled, with the fields of the result beside `kind` and `reason`, which
+    /// are those of the cancellation. Cancels the runs that are part of this one, and calls the callbacks of their
+    /// tokens on this thread; otherwise it does not block.
     ///
     /// # Errors
     ///
@@ -39,8 +39,8 @@ impl Run {
         self.conclude(EventKind::FAILED, Object::empty().with(fields))
     }
 
-    /// Ends the run with an error that has fields of its own. Returns whether this was its end. A value that is no object
-    /// becomes `{"error": …}`. A run that was asked to stop ends as [`complete`](Self::complete) says.
+    /// Ends the run with an error that has fields of its own. Returns whether this was its end. A value that is no
+    /// object becomes `{"error": …}`. A run that was asked to stop ends as [`complete`](Self::complete) says.
     ///
     /// # Errors
     ///
@@ -135,8 +135,8 @@ impl Run {
         Ok(self.end_in(entry, body, reason))
     }
 
-    /// Ends the run, with the log's lock in `entry`. The order of the steps is the promise: a thread that sees the end, in
-    /// whichever way, finds the run live no more, and can open another of its id.
+    /// Ends the run, with the log's lock in `entry`. The order of the steps is the promise: a thread that sees the end,
+    /// in whichever way, finds the run live no more, and can open another of its id.
     fn end_in(
         &self,
         entry: Entry<'_>,

@@ -60,7 +60,8 @@ impl FinishedRuns {
         all.map(|finished| &finished.run)
     }
 
-    /// Adds a run whose terminal event is about to be appended. From now on it is found in place of an earlier run of its id.
+    /// Adds a run whose terminal event is about to be appended. From now on it is found in place of an earlier run of
+    /// its id.
     pub(super) fn add(&mut self, run: Arc<Run>) {
         self.added += 1;
         let place = self.added;

@@ -10,13 +10,13 @@ use std::time::Duration;
 pub struct Options {
     /// How much each run's log holds.
     pub limits: Limits,
-    /// How long a finished run can still be found and read. The thread that watches deadlines forgets it when the time is
-    /// over.
+    /// How long a finished run can still be found and read. The thread that watches deadlines forgets it when the time
+    /// is over.
     pub grace: Duration,
     /// How many finished runs can be found at most. The run that ended first is forgotten first.
     pub finished: usize,
-    /// How many bytes of encoded events are kept of all finished runs together, with what readers of forgotten runs have
-    /// still to read.
+    /// How many bytes of encoded events are kept of all finished runs together, with what readers of forgotten runs
+    /// have still to read.
     pub finished_bytes: u64,
     /// How many runs may be live at once; None for any number.
     pub max_live: Option<usize>,

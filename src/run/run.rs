@@ -15,12 +15,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The table that a run is in.
 pub(super) trait Owner: Send + Sync {
-    /// The run ends: from now on it is not live. Called under its log's lock. Returns the live runs that are part of it,
-    /// and end with it; None if the run is not live here.
+    /// The run ends: from now on it is not live. Called under its log's lock. Returns the live runs that are part of
+    /// it, and end with it; None if the run is not live here.
     fn leave(&self, run: &Run) -> Option<Vec<Arc<Run>>>;
 
-    /// The run has its terminal event, and the sinks know of it. Called after [`leave`](Self::leave), with no lock held.
-    /// Returns the finished runs that are forgotten by now, for the caller to drop.
+    /// The run has its terminal event, and the sinks know of it. Called after [`leave`](Self::leave), with no lock
+    /// held. Returns the finished runs that are forgotten by now, for the caller to drop.
     fn settle(&self, run: &Run) -> Vec<Arc<Run>>;
 
     /// The end of the run is over: its readers are woken. Called with no lock held.
@@ -56,18 +56,19 @@ pub(super) struct Identity {
 ///
 /// A run that was asked to stop ends as `lifecycle.cancelled`, whichever of [`complete`](Self::complete),
 /// [`fail`](Self::fail), [`fail_with`](Self::fail_with), [`scope`](Self::scope) and
-/// [`finish_cancelled`](Self::finish_cancelled) ends it. A cancel that arrives while the run ends may come too late: then
-/// the run ends as it would have without the cancel.
+/// [`finish_cancelled`](Self::finish_cancelled) ends it. A cancel that arrives while the run ends may come too late:
+/// then the run ends as it would have without the cancel.
 pub struct Run {
     pub(super) identity: Identity,
     opened_at: SystemTime,
     pub(super) token: CancelToken,
     pub(super) log: Arc<EventLog>,
-    /// False once the log has its first event: the same as the log knows under its lock. Stored with Release, loaded with
-    /// Acquire: a thread that sees false finds the first event in the log.
+    /// False once the log has its first event: the same as the log knows under its lock. Stored with Release, loaded
+    /// with Acquire: a thread that sees false finds the first event in the log.
     pub(super) is_unstarted: AtomicBool,
     acknowledged: OnceLock<SystemTime>,
-    /// Protects the annotations. Under it they are copied, or others added, which is work on text; no other lock is taken.
+    /// Protects the annotations. Under it they are copied, or others added, which is work on text; no other lock is
+    /// taken.
     pub(super) annotations: Mutex<Annotations>,
     /// When the run had been asked to stop, as its end found it. Empty until then.
     pub(super) asked: OnceLock<Option<SystemTime>>,
@@ -142,9 +143,9 @@ impl Run {
 
     /// The token that is cancelled when the run is to stop: give children of it to the run's workers.
     ///
-    /// After the end of the run neither its deadline nor a cancel of its parent reaches the token, and its callbacks are
-    /// dropped. The tokens below it, and so the [detached](crate::RunBuilder::detached) runs that are part of this run,
-    /// are still reached by these. A cancel of the token itself still cancels it.
+    /// After the end of the run neither its deadline nor a cancel of its parent reaches the token, and its callbacks
+    /// are dropped. The tokens below it, and so the [detached](crate::RunBuilder::detached) runs that are part of this
+    /// run, are still reached by these. A cancel of the token itself still cancels it.
     pub fn token(&self) -> &CancelToken {
         &self.token
     }
@@ -188,10 +189,11 @@ impl Run {
         }
     }
 
-    /// Starts a run that was opened as pending: appends its `lifecycle.started`. Returns whether the run has started, now
-    /// or before, and has not ended.
+    /// Starts a run that was opened as pending: appends its `lifecycle.started`. Returns whether the run has started,
+    /// now or before, and has not ended.
     ///
-    /// A run that was asked to stop before does not start: it ends as cancelled, which is its only event. Does not block.
+    /// A run that was asked to stop before does not start: it ends as cancelled, which is its only event. Does not
+    /// block.
     pub fn start(&self) -> bool {
         if self.is_unstarted.load(Ordering::Acquire) {
             match self.token.reason() {
@@ -203,8 +205,8 @@ impl Run {
         self.state() == RunState::Running
     }
 
-    /// Appends an event to the run's log. A pending run is started by it, if it may still start. A terminal event ends the
-    /// run, also one that was asked to stop. See [`EventLog::append`] for when it blocks.
+    /// Appends an event to the run's log. A pending run is started by it, if it may still start. A terminal event ends
+    /// the run, also one that was asked to stop. See [`EventLog::append`] for when it blocks.
     ///
     /// # Errors
     ///
@@ -218,8 +220,8 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// [`TryAppendError::WouldBlock`], and nothing has happened, if the thread might have to wait, and for a pending run and
-    /// a terminal event: call `emit` where waiting is allowed. [`TryAppendError::Ended`] as `emit`.
+    /// [`TryAppendError::WouldBlock`], and nothing has happened, if the thread might have to wait, and for a pending
+    /// run and a terminal event: call `emit` where waiting is allowed. [`TryAppendError::Ended`] as `emit`.
     pub fn try_emit(&self, body: &EncodedBody) -> Result<EventId, TryAppendError> {
         self.emit_within(body, Wait::Never)
     }
@@ -269,7 +271,8 @@ impl Run {
 
     /// Asks the run, and all runs and tokens below it, to stop. Returns whether this was the first to ask.
     ///
-    /// A run that has not started ends by it. A run that has ended is not asked any more, and neither is what is below it.
+    /// A run that has not started ends by it. A run that has ended is not asked any more, and neither is what is below
+    /// it.
     pub fn cancel(&self, kind: CancelKind, message: &str) -> bool {
         if self.has_ended() {
             return false;
@@ -284,13 +287,13 @@ impl Run {
         self.acknowledged.get_or_init(SystemTime::now);
     }
 
-    /// Puts fields into the run's terminal event, however the run ends: what the run's code knows before the end, such as
-    /// the tokens that it has used. A value that is no object becomes `{"annotation": …}`.
+    /// Puts fields into the run's terminal event, however the run ends: what the run's code knows before the end, such
+    /// as the tokens that it has used. A value that is no object becomes `{"annotation": …}`.
     ///
     /// Of two fields of one name the later stays, and a field that comes with the end in any case. An event that is
     /// [emitted](Self::emit) as terminal stays as it is. All annotations of a run together hold at most 64 KiB of JSON.
-    /// Returns false, and counts the annotation as [late](crate::RunsStats::late), if the run ends or has ended: so it is
-    /// for callbacks of the cancel that ends a pending run, and of a shutdown. Does not block.
+    /// Returns false, and counts the annotation as [late](crate::RunsStats::late), if the run ends or has ended: so it
+    /// is for callbacks of the cancel that ends a pending run, and of a shutdown. Does not block.
     ///
     /// # Errors
     ///

@@ -25,9 +25,9 @@ pub(super) struct Inner {
 /// thread. Dropping the last handle abandons the live runs and waits for the sinks, five seconds at most.
 ///
 /// In the child of a fork the locks of the table may be held by threads that do not exist there, and neither do the
-/// threads of the sinks. A host that forks makes a new table in the child, and gives the old one to [`std::mem::forget`]:
-/// so no thread waits for the sinks, and the parent's runs are not dropped. Handles of these runs may be dropped in the
-/// child, and must not be used otherwise.
+/// threads of the sinks. A host that forks makes a new table in the child, and gives the old one to
+/// [`std::mem::forget`]: so no thread waits for the sinks, and the parent's runs are not dropped. Handles of these runs
+/// may be dropped in the child, and must not be used otherwise.
 #[derive(Clone)]
 pub struct Runs(pub(super) Arc<Inner>);
 
@@ -59,8 +59,8 @@ impl Runs {
         self.0.table.options()
     }
 
-    /// Changes how much the table keeps; `change` is called under the table's lock. Runs beyond the new bounds are forgotten
-    /// at once. The logs of runs that were opened before keep their limits.
+    /// Changes how much the table keeps; `change` is called under the table's lock. Runs beyond the new bounds are
+    /// forgotten at once. The logs of runs that were opened before keep their limits.
     pub fn configure(&self, change: impl FnOnce(&mut Options)) {
         self.0.table.configure(change);
     }
@@ -111,8 +111,8 @@ impl Runs {
         self.0.table.readers()
     }
 
-    /// Tells an observer what happens to the runs of this table, for as long as the table exists. The observer does not hear
-    /// of readers that lag in runs that were opened before this call.
+    /// Tells an observer what happens to the runs of this table, for as long as the table exists. The observer does not
+    /// hear of readers that lag in runs that were opened before this call.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.0.table.observe(observer);
     }
@@ -132,8 +132,8 @@ impl Runs {
         Ok(())
     }
 
-    /// Removes a sink: it gets no events of the runs that are opened from now on. Returns whether the table had the sink.
-    /// The caller [closes](SinkHandle::close) it.
+    /// Removes a sink: it gets no events of the runs that are opened from now on. Returns whether the table had the
+    /// sink. The caller [closes](SinkHandle::close) it.
     pub fn remove_sink(&self, sink: &SinkHandle) -> bool {
         let mut sinks = self.0.sinks.lock();
         let Some(place) = sinks.handles.iter().position(|its| its == sink) else {

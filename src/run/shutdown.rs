@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 impl Runs {
-    /// Asks every live run to stop, ends each with its terminal event, refuses new runs for good, and stops the sinks once
-    /// they have taken every event, at most after `patience` in all. Returns true if the sinks have taken everything.
+    /// Asks every live run to stop, ends each with its terminal event, refuses new runs for good, and stops the sinks
+    /// once they have taken every event, at most after `patience` in all. Returns true if the sinks have taken
+    /// everything.
     ///
-    /// First every run is cancelled and ended, then the tokens' callbacks run, on this thread: a callback that blocks keeps
-    /// this call from returning, but no run from ending. Events that a sink has not taken in time count as dropped. A call
-    /// of a sink that does not return is left to itself.
+    /// First every run is cancelled and ended, then the tokens' callbacks run, on this thread: a callback that blocks
+    /// keeps this call from returning, but no run from ending. Events that a sink has not taken in time count as
+    /// dropped. A call of a sink that does not return is left to itself.
     pub fn shutdown(&self, message: &str, patience: Duration) -> bool {
         let end = Instant::now().checked_add(patience);
         let ending = self.ending(message, end);
@@ -23,7 +24,8 @@ impl Runs {
         has_all.unwrap_or(false)
     }
 
-    /// The first part of a [`shutdown`](Self::shutdown): all runs have ended, and the sinks are asked to end until `end`.
+    /// The first part of a [`shutdown`](Self::shutdown): all runs have ended, and the sinks are asked to end until
+    /// `end`.
     pub(crate) fn ending(&self, message: &str, end: Option<Instant>) -> Ending {
         let mut live = self.0.table.shut();
         // A run before its parent: the parent's cancel would reach the run as kind `parent`.
@@ -51,8 +53,9 @@ impl Runs {
         Ending(stopping)
     }
 
-    /// Waits until the sinks have taken every event whose emit returned before this call, and the terminal event of every
-    /// run whose end any thread has observed, and have flushed; at most for `timeout` in all. Returns true if they have.
+    /// Waits until the sinks have taken every event whose emit returned before this call, and the terminal event of
+    /// every run whose end any thread has observed, and have flushed; at most for `timeout` in all. Returns true if
+    /// they have.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
         let mut flushing = self.flushing(end).into_iter();
@@ -77,7 +80,8 @@ impl Runs {
 pub(crate) struct Ending(Vec<Stopping>);
 
 impl Ending {
-    /// Waits for all sinks, at most until `end`. Returns whether they have taken everything; None if one is not done yet.
+    /// Waits for all sinks, at most until `end`. Returns whether they have taken everything; None if one is not done
+    /// yet.
     pub(crate) fn wait_until(&self, end: Option<Instant>) -> Option<bool> {
         // All of them: a sink that is late must not keep the others from being waited for.
         let ends: Vec<_> = self.0.iter().map(|sink| sink.wait_until(end)).collect();

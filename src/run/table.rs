@@ -24,8 +24,8 @@ pub(super) struct Table {
     state: Mutex<State>,
     /// The last run that had left the live runs has settled.
     settled: Condvar,
-    /// Whether any run is live. Stored under the lock, read without it. Relaxed, no partner: it publishes nothing, and a
-    /// thread that has heard of a run, in whichever way, also sees this.
+    /// Whether any run is live. Stored under the lock, read without it. Relaxed, no partner: it publishes nothing, and
+    /// a thread that has heard of a run, in whichever way, also sees this.
     has_live: AtomicBool,
     /// Relaxed, no partner: a count.
     late: AtomicU64,
@@ -45,8 +45,8 @@ struct State {
     finished: FinishedRuns,
     /// The logs of runs that cannot be found any more and whose readers have not read all.
     forgotten: Vec<Weak<EventLog>>,
-    /// How many runs have left the live runs and have not settled: their terminal event is not in the log yet, or the sinks
-    /// do not know of it yet.
+    /// How many runs have left the live runs and have not settled: their terminal event is not in the log yet, or the
+    /// sinks do not know of it yet.
     leaving: usize,
     /// How many ids were ever taken, also for runs that were not opened in the end.
     reserved: u64,
@@ -228,8 +228,8 @@ impl Table {
         state.live.values().cloned().collect()
     }
 
-    /// Waits until every run that has left the live runs has its terminal event in its log, and the sinks know of it. At most
-    /// until `end`: the thread that ends a run runs no user code meanwhile, but the system may not let it run.
+    /// Waits until every run that has left the live runs has its terminal event in its log, and the sinks know of it.
+    /// At most until `end`: the thread that ends a run runs no user code meanwhile, but the system may not let it run.
     pub(super) fn wait_until_settled(&self, end: Option<Instant>) {
         let mut state = self.state.lock();
         while state.leaving > 0 {
@@ -293,8 +293,8 @@ impl Table {
         self.observers.lock().clone()
     }
 
-    /// Drops the events of forgotten runs, but not those that readers have still to read within the bound. Takes the logs'
-    /// locks. Returns the runs, for the caller to drop: destructors may do anything.
+    /// Drops the events of forgotten runs, but not those that readers have still to read within the bound. Takes the
+    /// logs' locks. Returns the runs, for the caller to drop: destructors may do anything.
     fn forget(&self, expired: Expired) -> Vec<Arc<Run>> {
         expired.logs.iter().for_each(|log| log.shed());
         let logs = expired.runs.iter().map(|run| &run.log);
@@ -325,8 +325,8 @@ impl Table {
         state.alarm = Some(alarm);
         drop(state);
         if !timer::arm(alarm, self.this.clone() as Weak<dyn Due>) {
-            // The system refuses the thread. The next end asks again; until then runs are forgotten at each look into the
-            // table.
+            // The system refuses the thread. The next end asks again; until then runs are forgotten at each look into
+            // the table.
             let mut state = self.state.lock();
             state.alarm = state.alarm.filter(|set| *set != alarm);
         }
@@ -417,8 +417,8 @@ pub(super) struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// Puts the run into the table, unless the table was [`shut`](Table::shut) meanwhile, or the parent has ended: a cancel
-    /// of an ended parent might not reach the run.
+    /// Puts the run into the table, unless the table was [`shut`](Table::shut) meanwhile, or the parent has ended: a
+    /// cancel of an ended parent might not reach the run.
     pub(super) fn fill(mut self, run: &Arc<Run>) -> Result<(), OpenError> {
         let mut state = self.table.state.lock();
         state.opening.remove(&self.id);

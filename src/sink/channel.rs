@@ -23,16 +23,16 @@ pub(super) enum Note {
 pub(super) struct Channel {
     queue: Pusher<Note>,
     pub(super) counts: Counts,
-    /// How many threads are about to put a run into the queue: they have marked the run, and may not have pushed it yet.
-    /// A thread that finds a run marked relies on the thread that marked it. So before a flush or a stop is pushed, this
-    /// must have been zero: its increment comes before the mark (Release, read by Acquire), its decrement (Release) after
-    /// the push, and [`wait_for_announcements`](Self::wait_for_announcements) reads it (Acquire).
+    /// How many threads are about to put a run into the queue: they have marked the run, and may not have pushed it
+    /// yet. A thread that finds a run marked relies on the thread that marked it. So before a flush or a stop is
+    /// pushed, this must have been zero: its increment comes before the mark (Release, read by Acquire), its decrement
+    /// (Release) after the push, and [`wait_for_announcements`](Self::wait_for_announcements) reads it (Acquire).
     announcing: AtomicU64,
     /// Set once the sink was asked to end: no more news is announced. Relaxed, no partner: news of that moment may be
     /// announced or not.
     is_closing: AtomicBool,
-    /// Set when the queue was too long for a run's number: then the follower looks at all runs. Relaxed, no partner: the
-    /// follower comes to the end of the queue later than this is set.
+    /// Set when the queue was too long for a run's number: then the follower looks at all runs. Relaxed, no partner:
+    /// the follower comes to the end of the queue later than this is set.
     is_flooded: AtomicBool,
 }
 

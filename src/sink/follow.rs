@@ -13,9 +13,9 @@ pub(super) struct Follow {
     number: u64,
     /// Weak: the run holds the log while it lives, the sink's backlog from its end on.
     log: Weak<EventLog>,
-    /// Whether the run is in the follower's queue, or about to be. No news is lost: an emitting thread appends under the
-    /// log's lock before it looks at this flag, and the follower clears the flag before it takes that lock to read. So an
-    /// emitting thread that finds the flag set has appended before that read. Acquire and Release: see
+    /// Whether the run is in the follower's queue, or about to be. No news is lost: an emitting thread appends under
+    /// the log's lock before it looks at this flag, and the follower clears the flag before it takes that lock to read.
+    /// So an emitting thread that finds the flag set has appended before that read. Acquire and Release: see
     /// [`Channel::announcing`].
     has_news: AtomicBool,
     /// Protects how far the sink has taken the run. Under it: work on these fields.

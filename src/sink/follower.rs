@@ -1,5 +1,5 @@
-//! The thread of one sink: it reads the logs of the runs that have news, hands the events to the sink, and tries again what
-//! failed.
+//! The thread of one sink: it reads the logs of the runs that have news, hands the events to the sink, and tries again
+//! what failed.
 
 use super::channel::Note;
 use super::flush::AskedToFlush;
@@ -162,7 +162,8 @@ impl<S: Sink> Follower<S> {
         }
     }
 
-    /// Hands events to the sink. Returns whether the sink has taken all of them; if not, the others are offered again later.
+    /// Hands events to the sink. Returns whether the sink has taken all of them; if not, the others are offered again
+    /// later.
     fn write(&mut self, follow: &Arc<Follow>, frames: &[Arc<Frame>], mut all: Written) -> bool {
         let batch = Batch {
             run: follow.run(),

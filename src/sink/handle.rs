@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// How long a sink may still write after its last handle was dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The handle of a running sink. A clone is a handle of the same sink. Dropping the last handle asks the sink to end within
-/// five seconds, and does not wait: [`close`](Self::close) waits.
+/// The handle of a running sink. A clone is a handle of the same sink. Dropping the last handle asks the sink to end
+/// within five seconds, and does not wait: [`close`](Self::close) waits.
 #[derive(Clone)]
 pub struct SinkHandle(Arc<Owner>);
 
@@ -92,15 +92,15 @@ impl SinkHandle {
         self.0.shared.last_error.lock().clone()
     }
 
-    /// Waits until the sink has taken every event whose emit returned before this call, and has flushed. Returns true once
-    /// it has; false on timeout, if the sink is closed, and on the sink's own thread. Blocks, with no lock held.
+    /// Waits until the sink has taken every event whose emit returned before this call, and has flushed. Returns true
+    /// once it has; false on timeout, if the sink is closed, and on the sink's own thread. Blocks, with no lock held.
     pub fn flush(&self, timeout: Duration) -> bool {
         let end = Instant::now().checked_add(timeout);
         self.flushing(end).wait_until(end).unwrap_or(false)
     }
 
-    /// Stops the sink once it has taken every event whose emit returned before this call, at most after `patience`. Events
-    /// that it has not taken by then count as dropped. Returns true if the sink has taken everything.
+    /// Stops the sink once it has taken every event whose emit returned before this call, at most after `patience`.
+    /// Events that it has not taken by then count as dropped. Returns true if the sink has taken everything.
     ///
     /// Blocks. A call of the sink that does not return is left to itself, with the sink's thread. Closing again waits
     /// again, and returns the same. On the sink's own thread `close` does not wait, and returns false.

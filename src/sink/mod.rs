@@ -1,13 +1,13 @@
 //! A destination for the events of all runs: each sink follows the runs' logs on a thread of its own.
 //!
-//! A sink is a cursor over every run's log, not a second queue. An emitting thread only tells the sink's follower that a
-//! run has news; the follower reads the events from the log. If the sink fails, its cursor stays where it is: that is the
-//! retry, and the log is the buffer. If a log evicts events that the sink has not taken, the sink gets a gap event.
+//! A sink is a cursor over every run's log, not a second queue. An emitting thread only tells the sink's follower that
+//! a run has news; the follower reads the events from the log. If the sink fails, its cursor stays where it is: that is
+//! the retry, and the log is the buffer. If a log evicts events that the sink has not taken, the sink gets a gap event.
 //!
 //! # Locks
 //!
-//! Under a backlog's lock a run's progress and its log's lock are taken, never the other way round. No lock is held while
-//! a sink is called.
+//! Under a backlog's lock a run's progress and its log's lock are taken, never the other way round. No lock is held
+//! while a sink is called.
 
 mod backlog;
 mod channel;
@@ -51,8 +51,8 @@ pub trait Sink: Send + 'static {
     /// A run is about to be written for the first time.
     fn opened(&mut self, _run: &Followed) {}
 
-    /// Takes some events of one run, in their order: about 256 events or 256 KiB at most. A `stream.gap` event among them
-    /// says how many events are missing.
+    /// Takes some events of one run, in their order: about 256 events or 256 KiB at most. A `stream.gap` event among
+    /// them says how many events are missing.
     ///
     /// # Errors
     ///
@@ -64,8 +64,8 @@ pub trait Sink: Send + 'static {
     /// The sink has taken the run's terminal event: no event of this run comes after it.
     fn ended(&mut self, _run: &Followed) {}
 
-    /// Makes everything that was taken durable. Called once nothing is left to write, if a lifecycle event was written; at
-    /// least once a second while events are written; when a thread asks for a flush; and at the end.
+    /// Makes everything that was taken durable. Called once nothing is left to write, if a lifecycle event was written;
+    /// at least once a second while events are written; when a thread asks for a flush; and at the end.
     ///
     /// # Errors
     ///

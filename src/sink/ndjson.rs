@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf, absolute};
 
 /// Newline-delimited JSON in a file that is rotated by size.
 ///
-/// One system call writes a batch, with the ends of its lines, so that lines of another process come between two batches,
-/// never inside a line. If an event would make the file larger than `max_bytes`, the file is renamed with `.1` at its end,
-/// in place of an older one, and a new file is begun. If the renaming fails, the file goes on growing, and the failure is
-/// the batch's error. If a process ended, or a disk was full, in the middle of a line, that line is ended before the next
-/// event. A process that opens the file while another process writes a line may add an empty line after that line. Readers
-/// must skip empty lines.
+/// One system call writes a batch, with the ends of its lines, so that lines of another process come between two
+/// batches, never inside a line. If an event would make the file larger than `max_bytes`, the file is renamed with `.1`
+/// at its end, in place of an older one, and a new file is begun. If the renaming fails, the file goes on growing, and
+/// the failure is the batch's error. If a process ended, or a disk was full, in the middle of a line, that line is
+/// ended before the next event. A process that opens the file while another process writes a line may add an empty line
+/// after that line. Readers must skip empty lines.
 #[derive(Debug)]
 pub struct NdjsonFile {
     path: PathBuf,
@@ -39,8 +39,8 @@ impl NdjsonFile {
     pub fn open(path: impl AsRef<Path>, max_bytes: u64) -> io::Result<Self> {
         let path = path.as_ref();
         let (file, bytes, is_torn) = open(path)?;
-        // So that it is rotated where it is, even if the process changes its directory, or a link is in between. A pipe has
-        // no real path.
+        // So that it is rotated where it is, even if the process changes its directory, or a link is in between. A pipe
+        // has no real path.
         let path = canonicalize(path).or_else(|_| absolute(path))?;
         Ok(Self {
             path,
@@ -55,8 +55,8 @@ impl NdjsonFile {
         })
     }
 
-    /// Makes every flush wait until the disk has the data (`fdatasync`), so that a power cut loses at most the events since
-    /// the last flush.
+    /// Makes every flush wait until the disk has the data (`fdatasync`), so that a power cut loses at most the events
+    /// since the last flush.
     #[must_use]
     pub fn synced(mut self) -> Self {
         self.syncs = true;

@@ -1,5 +1,5 @@
-//! A queue that many threads push to and one thread takes from: crossbeam's channel, and in loom's models a mutex with a
-//! condition.
+//! A queue that many threads push to and one thread takes from: crossbeam's channel, and in loom's models a mutex with
+//! a condition.
 
 use std::time::Instant;
 

@@ -22,8 +22,9 @@ pub(crate) struct Shared {
     pub(super) ends_at: Mutex<Option<Instant>>,
     /// Protects the text of the latest error.
     pub(super) last_error: Mutex<Option<String>>,
-    /// Protects which runs the sink follows, by their numbers: those that are live, and those that it has still to take.
-    /// Under it: map operations. The queue has the numbers only, so that a sink that hangs keeps no run in the queue.
+    /// Protects which runs the sink follows, by their numbers: those that are live, and those that it has still to
+    /// take. Under it: map operations. The queue has the numbers only, so that a sink that hangs keeps no run in the
+    /// queue.
     follows: Mutex<FxHashMap<u64, Arc<Follow>>>,
     /// Protects the ended runs that are held for the sink, and the alarm at which the oldest is released. Under it:
     /// operations on these, with a run's progress and its log's lock below it; no call of the sink, no drop of a log.
@@ -136,8 +137,8 @@ impl Shared {
         self.backlog.lock().0.outline(number)
     }
 
-    /// Ends the holding. `is_done`: the sink has taken everything that was announced, so that no live run has events left
-    /// for it.
+    /// Ends the holding. `is_done`: the sink has taken everything that was announced, so that no live run has events
+    /// left for it.
     pub(super) fn close(&self, is_done: bool) {
         let mut backlog = self.backlog.lock();
         let released = backlog.0.close();

@@ -8,7 +8,8 @@ use crate::sync::AtomicU64;
 pub struct SinkStats {
     /// Events that the sink has taken.
     pub written: u64,
-    /// Events that the sink will never get: a log evicted them, or the backlog released them, before the sink took them.
+    /// Events that the sink will never get: a log evicted them, or the backlog released them, before the sink took
+    /// them.
     pub dropped: u64,
     /// Calls of the sink that failed or panicked. Events that were not taken are offered again.
     pub errors: u64,

@@ -1,9 +1,9 @@
 //! The threads for work that may block: callbacks after a deadline, and destructors of a user's values.
 //!
-//! One thread is enough as long as no task takes long. It takes the tasks in their order, and ends after a moment without
-//! a task. If tasks wait while all threads have been busy with one task each for longer than a second, the timer's thread
-//! starts one more thread. So a task that blocks for ever costs a thread and a second, and keeps no later task from
-//! running.
+//! One thread is enough as long as no task takes long. It takes the tasks in their order, and ends after a moment
+//! without a task. If tasks wait while all threads have been busy with one task each for longer than a second, the
+//! timer's thread starts one more thread. So a task that blocks for ever costs a thread and a second, and keeps no
+//! later task from running.
 
 /// A piece of work, with the values that it holds.
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
@@ -34,8 +34,8 @@ mod real {
     static BACKGROUND: PerProcess<Background> =
         PerProcess::new(Background::new(Background::start_thread));
 
-    /// Runs the task on a background thread; on this thread if the system refuses the only one. To be called with no lock
-    /// held. A panic of the task ends in the background.
+    /// Runs the task on a background thread; on this thread if the system refuses the only one. To be called with no
+    /// lock held. A panic of the task ends in the background.
     pub(crate) fn run(task: Task) {
         BACKGROUND.get().run(task);
     }
@@ -197,8 +197,8 @@ mod real {
     }
 }
 
-/// In a model a task runs at once, on the thread that hands it over: loom has no clock, and a thread that waits for more
-/// tasks would never end.
+/// In a model a task runs at once, on the thread that hands it over: loom has no clock, and a thread that waits for
+/// more tasks would never end.
 #[cfg(loom)]
 mod modelled {
     pub(crate) fn run(task: super::Task) {
@@ -233,8 +233,8 @@ mod tests {
         Box::new(move || sender.send(thread::current().id()).expect(told))
     }
 
-    /// Many short tasks are run by few threads, each task once; a panic, also of a destructor, stops nothing; the threads
-    /// end, and another is started for the next task.
+    /// Many short tasks are run by few threads, each task once; a panic, also of a destructor, stops nothing; the
+    /// threads end, and another is started for the next task.
     #[test]
     fn threads_come_and_go() {
         struct Bomb;

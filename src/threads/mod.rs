@@ -1,4 +1,5 @@
-//! The library's own threads: the one that waits for times, those for work that may block, and what a fork does to them.
+//! The library's own threads: the one that waits for times, those for work that may block, and what a fork does to
+//! them.
 
 pub(crate) mod background;
 mod fork;

@@ -2,8 +2,9 @@
 
 use crate::sync::OnceLock;
 
-/// The child of a fork has a copy of the parent's value, whose locks may be held by threads that the child does not have.
-/// So [`replace`](Self::replace) puts a new value in the place of the copy, which is neither used nor dropped any more.
+/// The child of a fork has a copy of the parent's value, whose locks may be held by threads that the child does not
+/// have. So [`replace`](Self::replace) puts a new value in the place of the copy, which is neither used nor dropped any
+/// more.
 pub(crate) struct PerProcess<T: 'static> {
     value: T,
     /// The value of the child, if this value belongs to a process that the current process was forked from.

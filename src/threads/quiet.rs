@@ -10,8 +10,8 @@ use std::thread::{Builder, JoinHandle};
 
 /// Starts a thread that gets no signals, but those of its own faults.
 ///
-/// A program that the thread starts inherits the mask: if C code forks it, SIGTERM does not end it. So no user's code may
-/// run on the thread, except a Rust sink; the standard library's `Command` clears the mask in the child.
+/// A program that the thread starts inherits the mask: if C code forks it, SIGTERM does not end it. So no user's code
+/// may run on the thread, except a Rust sink; the standard library's `Command` clears the mask in the child.
 pub(crate) fn spawn(
     name: &str,
     body: impl FnOnce() + Send + 'static,
@@ -37,7 +37,8 @@ fn without_signals<T>(call: impl FnOnce() -> T) -> T {
     call()
 }
 
-/// All signals except the faults of a thread, such as SIGSEGV, and SIGPROF, which a profiler sends to the running thread.
+/// All signals except the faults of a thread, such as SIGSEGV, and SIGPROF, which a profiler sends to the running
+/// thread.
 #[cfg(all(unix, not(miri)))]
 fn blocked() -> SigSet {
     let mut signals = SigSet::all();

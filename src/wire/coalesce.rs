@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 /// Joins each row of neighbouring tokens of one source into one frame. Other frames stay as they are, in their places.
 ///
-/// A token is an `llm.stream` frame whose data is `{"content": <text>}` and nothing else. The joined frame has the texts of
-/// all tokens, in order, and the id, sequence and timestamp of the last one, so that a reader resumes after it. The texts
-/// are joined as they are encoded: lone surrogates survive, and two halves of a character that came in two tokens become
-/// that character. The JSON of each token is read: use this for readers that lag, not for each frame.
+/// A token is an `llm.stream` frame whose data is `{"content": <text>}` and nothing else. The joined frame has the
+/// texts of all tokens, in order, and the id, sequence and timestamp of the last one, so that a reader resumes after
+/// it. The texts are joined as they are encoded: lone surrogates survive, and two halves of a character that came in
+/// two tokens become that character. The JSON of each token is read: use this for readers that lag, not for each frame.
 pub fn coalesce(frames: &[Arc<Frame>]) -> Vec<Arc<Frame>> {
     let tokens: Vec<_> = frames.iter().map(|frame| (frame, frame.token())).collect();
     let rows = tokens.chunk_by(|(one, text), (next, more)| {

@@ -77,8 +77,8 @@ impl FrameEncoder {
     /// `oldest`.
     ///
     /// The frame has no `id` line, so that a reader that reconnects right after it asks again for what it asked. The id
-    /// in its JSON is the place right before `oldest`, which is greater than what the reader has seen and less than what
-    /// it will see; `<ms>-0` if there is no `oldest`.
+    /// in its JSON is the place right before `oldest`, which is greater than what the reader has seen and less than
+    /// what it will see; `<ms>-0` if there is no `oldest`.
     pub fn gap(&mut self, ms: u64, requested: &str, oldest: Option<EventId>, lost: u64) -> Frame {
         let mut data = br#"{"requested":""#.to_vec();
         json::escape_str(&mut data, requested);

@@ -117,7 +117,8 @@ impl From<&Value> for Payload {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// The event's id in its run. A gap's id is a place in the run: see [`FrameEncoder::gap`](crate::FrameEncoder::gap).
+    /// The event's id in its run. A gap's id is a place in the run: see
+    /// [`FrameEncoder::gap`](crate::FrameEncoder::gap).
     pub id: EventId,
     /// The id of the run.
     pub run_id: RunId,
@@ -136,8 +137,8 @@ pub struct Event {
 impl Event {
     /// Reads the JSON of one event, as [`Frame::json`](crate::Frame::json) and each SSE message's data have it.
     ///
-    /// Python's strings may have lone surrogates, and Rust's cannot: each becomes U+FFFD, so that one odd character does not
-    /// cost the event. An integer beyond 64 bits becomes the nearest float.
+    /// Python's strings may have lone surrogates, and Rust's cannot: each becomes U+FFFD, so that one odd character
+    /// does not cost the event. An integer beyond 64 bits becomes the nearest float.
     ///
     /// # Errors
     ///

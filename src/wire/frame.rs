@@ -42,7 +42,8 @@ impl Frame {
         &self.bytes[self.data..self.bytes.len() - TAIL.len()]
     }
 
-    /// The event's id in its run. A gap's id is a place in the run: see [`FrameEncoder::gap`](crate::FrameEncoder::gap).
+    /// The event's id in its run. A gap's id is a place in the run: see
+    /// [`FrameEncoder::gap`](crate::FrameEncoder::gap).
     pub fn id(&self) -> EventId {
         self.id
     }
@@ -73,13 +74,13 @@ impl Frame {
         self.bytes.len()
     }
 
-    /// The event in its typed form, as [`Event::from_json`] reads it: lone surrogates become U+FFFD, there and not in the
-    /// frame.
+    /// The event in its typed form, as [`Event::from_json`] reads it: lone surrogates become U+FFFD, there and not in
+    /// the frame.
     ///
     /// # Errors
     ///
-    /// If the JSON is no event: [`EncodedBody::from_json`](crate::EncodedBody::from_json) was given invalid JSON, or data
-    /// nested too deep to be read.
+    /// If the JSON is no event: [`EncodedBody::from_json`](crate::EncodedBody::from_json) was given invalid JSON, or
+    /// data nested too deep to be read.
     pub fn event(&self) -> serde_json::Result<Event> {
         Event::from_json(self.json())
     }

@@ -28,7 +28,8 @@ pub struct EventId {
 }
 
 impl EventId {
-    /// The time as RFC 3339 text: UTC, milliseconds, `Z`. A time after the year 9999 is written as that year's last moment.
+    /// The time as RFC 3339 text: UTC, milliseconds, `Z`. A time after the year 9999 is written as that year's last
+    /// moment.
     pub fn timestamp(self) -> String {
         Timestamp::new(self.ms).to_string()
     }

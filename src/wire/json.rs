@@ -26,8 +26,8 @@ pub fn escape_str(out: &mut Vec<u8>, text: &str) {
 /// Appends these code points as they stand in a JSON string, without the quotes.
 ///
 /// As [`escape_str`], for text that may have surrogates. A surrogate becomes `\udXXX`, as Python's `json` writes it, so
-/// that a high surrogate right before a low one reads as the character that the two encode. A number above U+10FFFF becomes
-/// U+FFFD.
+/// that a high surrogate right before a low one reads as the character that the two encode. A number above U+10FFFF
+/// becomes U+FFFD.
 ///
 /// ```
 /// let mut out = Vec::new();
@@ -95,9 +95,9 @@ fn is_plain(byte: u8) -> bool {
 
 /// How many bytes come before the first one that needs an escape; None if none does.
 ///
-/// Looks at eight bytes at a time, since a token seldom has anything to escape. Each of the three terms sets the high bit
-/// of the bytes that it looks for, and perhaps of bytes above such a byte, but never of a byte below: the lowest is right.
-/// <https://graphics.stanford.edu/~seander/bithacks.html#HasLessInWord>.
+/// Looks at eight bytes at a time, since a token seldom has anything to escape. Each of the three terms sets the high
+/// bit of the bytes that it looks for, and perhaps of bytes above such a byte, but never of a byte below: the lowest is
+/// right. <https://graphics.stanford.edu/~seander/bithacks.html#HasLessInWord>.
 fn plain_prefix(text: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = ONES * 0x80;

@@ -1,4 +1,5 @@
-//! Server-sent events as WHATWG specifies them: comments and messages to write beside [`Frame`](crate::Frame)s, and a parser.
+//! Server-sent events as WHATWG specifies them: comments and messages to write beside [`Frame`](crate::Frame)s, and a
+//! parser.
 //!
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
 //!
@@ -114,8 +115,8 @@ pub struct Message {
 
 /// Reads a stream of server-sent events piece by piece, however it is cut.
 ///
-/// The parser takes any bytes: bytes that are not UTF-8 become U+FFFD, unknown fields are skipped, and a message that the
-/// stream does not finish never comes. It keeps an unfinished message of any length, so use it for trusted senders.
+/// The parser takes any bytes: bytes that are not UTF-8 become U+FFFD, unknown fields are skipped, and a message that
+/// the stream does not finish never comes. It keeps an unfinished message of any length, so use it for trusted senders.
 #[derive(Clone, Debug, Default)]
 pub struct Parser {
     /// The line so far, and whether a line was finished before it.

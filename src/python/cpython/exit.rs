@@ -42,8 +42,8 @@ pub(crate) fn call_from_any_thread(function: &Py<PyAny>) {
     });
 }
 
-/// Wakes a coroutine, as [`call_from_any_thread`]. What fails here, as at the end of this thread's stack or in a Ctrl-C, is
-/// done by a thread of its own: a wake that went unheard would leave the coroutine waiting for ever.
+/// Wakes a coroutine, as [`call_from_any_thread`]. What fails here, as at the end of this thread's stack or in a
+/// Ctrl-C, is done by a thread of its own: a wake that went unheard would leave the coroutine waiting for ever.
 pub(crate) fn wake_from_any_thread(wake: Py<PyAny>) {
     let failed = sleep_if_ended(|| {
         Python::try_attach(|py| {

@@ -12,19 +12,20 @@ use std::path::{Path, PathBuf};
 /// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
 ///
 /// A thread of the file's own writes, without the GIL: no other thread waits for the disk. Events that the disk has not
-/// taken wait in the runs' logs. If the disk is full or hangs, the events are tried again; if a log evicts events meanwhile,
-/// a `stream.gap` line says so. The logs of ended runs are held for the file, at most `hold_bytes` of events and for
-/// `hold_seconds` (None: for any time). Beyond that only their lifecycle events are held, in 16 MiB more, and the others
-/// count as dropped in `stats()["sinks"]`, under the file's real path.
+/// taken wait in the runs' logs. If the disk is full or hangs, the events are tried again; if a log evicts events
+/// meanwhile, a `stream.gap` line says so. The logs of ended runs are held for the file, at most `hold_bytes` of events
+/// and for `hold_seconds` (None: for any time). Beyond that only their lifecycle events are held, in 16 MiB more, and
+/// the others count as dropped in `stats()["sinks"]`, under the file's real path.
 ///
-/// One system call writes several whole lines: lines that another process appends come between two such calls. If an event
-/// would make the file larger than `max_bytes`, the file is renamed with `.1` at its end, in place of an older one. If the
-/// renaming fails, the file goes on growing, and the error is counted. No other program may move either file. With `fsync`
-/// each flush waits for the disk: after lifecycle events, and once a second while events come.
+/// One system call writes several whole lines: lines that another process appends come between two such calls. If an
+/// event would make the file larger than `max_bytes`, the file is renamed with `.1` at its end, in place of an older
+/// one. If the renaming fails, the file goes on growing, and the error is counted. No other program may move either
+/// file. With `fsync` each flush waits for the disk: after lifecycle events, and once a second while events come.
 ///
-/// Returns the :class:`SinkHandle`, which flushes and closes the file; it need not be kept. In the child of a fork nothing
-/// is written: call this function there, for example in a hook of the server's workers. Thread-safe. Raises OSError if the
-/// file cannot be opened, ValueError if this process writes to that path already, :class:`ThreadRefused`.
+/// Returns the :class:`SinkHandle`, which flushes and closes the file; it need not be kept. In the child of a fork
+/// nothing is written: call this function there, for example in a hook of the server's workers. Thread-safe. Raises
+/// OSError if the file cannot be opened, ValueError if this process writes to that path already,
+/// :class:`ThreadRefused`.
 #[pyfunction]
 #[pyo3(
     signature = (path, /, *, max_bytes=256 << 20, fsync=false, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),

@@ -41,19 +41,19 @@ fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
 
 /// Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
 ///
-/// `run_id` is an int, a str, or a UUID, which stands for its text; if it is left out, a UUID is made. `parent` is a live
-/// run, or its id: the new run's token is a child of the parent's, and the lifecycle events have the parent's id as
-/// `parent_run_id`. The run is cancelled `deadline` seconds from now. With `pending=True` the run exists and can be
+/// `run_id` is an int, a str, or a UUID, which stands for its text; if it is left out, a UUID is made. `parent` is a
+/// live run, or its id: the new run's token is a child of the parent's, and the lifecycle events have the parent's id
+/// as `parent_run_id`. The run is cancelled `deadline` seconds from now. With `pending=True` the run exists and can be
 /// cancelled, but begins with :meth:`Run.start` or `with`. All other keywords are the data of the run's first event,
 /// `lifecycle.started`.
 ///
-/// The parent's end cancels the new run too, with kind `parent`, unless the new run is `detached`. A run that has ended can
-/// still be found and read for 300 seconds, as one of the latest 1 000: see :func:`configure`.
+/// The parent's end cancels the new run too, with kind `parent`, unless the new run is `detached`. A run that has ended
+/// can still be found and read for 300 seconds, as one of the latest 1 000: see :func:`configure`.
 ///
-/// Thread-safe. Blocks, without the GIL, while another thread changes the table of runs. Raises :class:`RunExists` if a run
-/// of this id is live, :class:`ParentNotLive`, :class:`TooManyRuns` if as many runs are live as :func:`configure` allows,
-/// :class:`ShutDown` after a shutdown or at the interpreter's exit, :class:`RunCancelled` if the parent is cancelled, and
-/// TypeError or ValueError for an invalid id, deadline or data.
+/// Thread-safe. Blocks, without the GIL, while another thread changes the table of runs. Raises :class:`RunExists` if a
+/// run of this id is live, :class:`ParentNotLive`, :class:`TooManyRuns` if as many runs are live as :func:`configure`
+/// allows, :class:`ShutDown` after a shutdown or at the interpreter's exit, :class:`RunCancelled` if the parent is
+/// cancelled, and TypeError or ValueError for an invalid id, deadline or data.
 #[pyfunction]
 #[pyo3(
     signature = (run_id=None, /, *, parent=None, detached=false, deadline=None, pending=false, **data),
@@ -125,12 +125,12 @@ pub(crate) fn active_runs(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyRun>>> {
     })
 }
 
-/// Ask the live run of this id, and all runs below it, to stop. Returns True if there is one, and this call was the first
-/// to ask.
+/// Ask the live run of this id, and all runs below it, to stop. Returns True if there is one, and this call was the
+/// first to ask.
 ///
-/// A :class:`Run` may be given in place of an id: then that run is meant, and no later run of the same id. `kind` is who
-/// asks: `user`, `shutdown`, `disconnect`, …. The first reason stays. The `on_cancel` callbacks of the run's tokens are
-/// called before this function returns. Thread-safe. Raises TypeError or ValueError for an invalid run id or kind.
+/// A :class:`Run` may be given in place of an id: then that run is meant, and no later run of the same id. `kind` is
+/// who asks: `user`, `shutdown`, `disconnect`, …. The first reason stays. The `on_cancel` callbacks of the run's tokens
+/// are called before this function returns. Thread-safe. Raises TypeError or ValueError for an invalid run id or kind.
 #[pyfunction]
 #[pyo3(signature = (run_id, /, reason=None, *, kind="user"), text_signature = "(run_id, /, reason='', *, kind='user')")]
 pub(crate) fn cancel_run<'py>(

@@ -127,7 +127,8 @@ impl PyRun {
 
     /// Begin a run that was opened with `pending=True`: its first event is `lifecycle.started`.
     ///
-    /// Returns True if the run is running now. Returns False if it has ended, or was asked to stop: then it never starts.
+    /// Returns True if the run is running now. Returns False if it has ended, or was asked to stop: then it never
+    /// starts.
     fn start(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let run = self.run()?;
@@ -136,11 +137,11 @@ impl PyRun {
         })
     }
 
-    /// Append an event to the run's log. Returns the event's id, or None if the run has ended: then the event is dropped,
-    /// and counted.
+    /// Append an event to the run's log. Returns the event's id, or None if the run has ended: then the event is
+    /// dropped, and counted.
     ///
-    /// `category` and `action` are members of :class:`EventCategory` and :class:`EventAction`, or their values. A kind of
-    /// your own is one dotted text in their place, and `data` comes next: `emit("billing.charged", {"cents": 5})`. A
+    /// `category` and `action` are members of :class:`EventCategory` and :class:`EventAction`, or their values. A kind
+    /// of your own is one dotted text in their place, and `data` comes next: `emit("billing.charged", {"cents": 5})`. A
     /// terminal kind, such as `lifecycle.completed`, ends the run as that kind says, whatever the run's token says;
     /// :meth:`complete` and :meth:`fail` look at the token.
     ///
@@ -148,8 +149,8 @@ impl PyRun {
     /// value that JSON has no form for becomes `str(value)`. A callback that is registered for the run is called after
     /// the log has the event.
     ///
-    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown kind, and for
-    /// data that contain themselves.
+    /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown kind, and
+    /// for data that contain themselves.
     #[pyo3(signature = (category, action=None, data=None, source=None))]
     fn emit<'py>(
         &self,
@@ -191,11 +192,11 @@ impl PyRun {
 
     /// Return an :class:`LLMCallbackHandler` that emits into this run, with `caller_context` as the source.
     ///
-    /// The handler copies `caller_context` now; a later change does not show. It keeps no tokens. Besides text, reasoning
-    /// and tool calls it reports `llm.completed` for each complete message of the model, and `llm.tool_result` for each
-    /// result of a tool. Unlike the original's handler it also reports text that is only white space, so that the text is
-    /// whole. Entries of a caller's `invocation_state` are no events, unless they are named `delta` or
-    /// `current_tool_use`, which hide those of strands.
+    /// The handler copies `caller_context` now; a later change does not show. It keeps no tokens. Besides text,
+    /// reasoning and tool calls it reports `llm.completed` for each complete message of the model, and
+    /// `llm.tool_result` for each result of a tool. Unlike the original's handler it also reports text that is only
+    /// white space, so that the text is whole. Entries of a caller's `invocation_state` are no events, unless they are
+    /// named `delta` or `current_tool_use`, which hide those of strands.
     ///
     /// The handler raises :class:`RunCancelled` once the run is cancelled, also after that end, so that the code that
     /// still works for the run stops. After any other end its events are dropped, and counted.
@@ -211,14 +212,14 @@ impl PyRun {
     /// Return a :class:`Subscription` to the run's events.
     ///
     /// `after` says where it begins: None with the next event, `"start"` with the oldest event that is held, an id
-    /// (`"<ms>-<sequence>"`, as in SSE's `Last-Event-ID`) or a sequence number after that event. Held events are replayed,
-    /// then the subscription is live: nothing is missed and nothing comes twice. If the log does not hold the event that
-    /// comes next, a `stream.gap` event says so, and the oldest held event follows.
+    /// (`"<ms>-<sequence>"`, as in SSE's `Last-Event-ID`) or a sequence number after that event. Held events are
+    /// replayed, then the subscription is live: nothing is missed and nothing comes twice. If the log does not hold the
+    /// event that comes next, a `stream.gap` event says so, and the oldest held event follows.
     ///
-    /// `overflow` says what happens to a slow reader, when the log (10 000 events, 16 MiB) evicts events that it has not
-    /// read. `"disconnect"`: reading raises :class:`SubscriberLagged`. `"gap"`: a `stream.gap` event comes, then the
-    /// oldest held event. `"coalesce"`: consecutive text of one source that is read at once comes as one event; then as
-    /// `"gap"`. `"block"`: the emitting thread waits, `patience` seconds at most; then as `"gap"`.
+    /// `overflow` says what happens to a slow reader, when the log (10 000 events, 16 MiB) evicts events that it has
+    /// not read. `"disconnect"`: reading raises :class:`SubscriberLagged`. `"gap"`: a `stream.gap` event comes, then
+    /// the oldest held event. `"coalesce"`: consecutive text of one source that is read at once comes as one event;
+    /// then as `"gap"`. `"block"`: the emitting thread waits, `patience` seconds at most; then as `"gap"`.
     #[pyo3(
         signature = (after=None, *, overflow="disconnect", patience=None),
         text_signature = "($self, after=None, *, overflow='disconnect', patience=1.0)"
@@ -239,8 +240,8 @@ impl PyRun {
         })
     }
 
-    /// Ask this run, and all runs below it, to stop. Returns True if this call was the first to ask, and the run has not
-    /// ended. See :func:`cancel_run`.
+    /// Ask this run, and all runs below it, to stop. Returns True if this call was the first to ask, and the run has
+    /// not ended. See :func:`cancel_run`.
     #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
     fn cancel<'py>(
         &self,
@@ -260,11 +261,11 @@ impl PyRun {
     /// Put the keywords into the data of the run's terminal event, however the run ends.
     ///
     /// For values that are known before the end, such as the tokens used so far. Of two keywords of one name the later
-    /// stays; the fields of the end itself, such as `error` or `reason`, stay in any case. A terminal event of :meth:`emit`
-    /// gets no annotations. Returns False, and counts the annotation as late, if the run ends or has ended. That is so in
-    /// an `on_cancel` callback if the cancel ends a pending run, or comes from a shutdown. All annotations of a run hold at
-    /// most 64 KiB of JSON. Thread-safe; does not block. Raises ValueError for data that contain themselves, or do not
-    /// fit; then no keyword is added.
+    /// stays; the fields of the end itself, such as `error` or `reason`, stay in any case. A terminal event of
+    /// :meth:`emit` gets no annotations. Returns False, and counts the annotation as late, if the run ends or has
+    /// ended. That is so in an `on_cancel` callback if the cancel ends a pending run, or comes from a shutdown. All
+    /// annotations of a run hold at most 64 KiB of JSON. Thread-safe; does not block. Raises ValueError for data that
+    /// contain themselves, or do not fit; then no keyword is added.
     #[pyo3(signature = (**data))]
     fn annotate(&self, py: Python<'_>, data: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
         sleep_if_ended(|| {
@@ -275,8 +276,8 @@ impl PyRun {
         })
     }
 
-    /// End the run well. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True if this call
-    /// ended the run.
+    /// End the run well. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True if this
+    /// call ended the run.
     ///
     /// A run that was asked to stop ends as cancelled, with the same data beside the reason.
     #[pyo3(signature = (**data))]
@@ -289,8 +290,8 @@ impl PyRun {
         })
     }
 
-    /// End the run with an error. Its terminal event is `lifecycle.failed {error, details}`. Returns True if this call ended
-    /// the run.
+    /// End the run with an error. Its terminal event is `lifecycle.failed {error, details}`. Returns True if this call
+    /// ended the run.
     ///
     /// `error` is an exception or a text. `details`, if left out, are the exception's class, or empty. A run that was
     /// asked to stop ends as cancelled instead.

@@ -40,13 +40,14 @@ impl PySinkHandle {
         self.0.anyway().name()
     }
 
-    /// Return the sink's counters, as `stats()["sinks"]` has them; also after it was closed. Does not wait for the sink.
+    /// Return the sink's counters, as `stats()["sinks"]` has them; also after it was closed. Does not wait for the
+    /// sink.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         sleep_if_ended(|| stats_of(py, self.handle()?))
     }
 
-    /// Wait until the sink has taken every event that was emitted before this call, at most `timeout` seconds; None is no
-    /// limit. Returns True once it has; False on timeout, if the sink is closed, and if the sink itself calls this.
+    /// Wait until the sink has taken every event that was emitted before this call, at most `timeout` seconds; None is
+    /// no limit. Returns True once it has; False on timeout, if the sink is closed, and if the sink itself calls this.
     ///
     /// Blocks without the GIL; Ctrl-C works.
     #[pyo3(signature = (timeout=Arg::Missing), text_signature = "($self, timeout=5.0)")]
@@ -63,8 +64,8 @@ impl PySinkHandle {
     }
 
     /// Stop the sink once it has taken every event that was emitted before this call, at most after `timeout` seconds.
-    /// Events that it has not taken by then count as dropped. Returns True if it has taken everything. The other sinks go
-    /// on.
+    /// Events that it has not taken by then count as dropped. Returns True if it has taken everything. The other sinks
+    /// go on.
     ///
     /// Blocks without the GIL. Ctrl-C ends the waiting, and the sink goes on closing. Closing again waits again, and
     /// returns the same. If the sink itself calls this, it does not wait, and returns False.
@@ -133,8 +134,8 @@ fn wait_for(
     Ok(flushed?.unwrap_or(false))
 }
 
-/// Wait until every sink has taken every event that was emitted before this call, at most `timeout` seconds. Returns True
-/// once all have; False on timeout, and if a sink calls this.
+/// Wait until every sink has taken every event that was emitted before this call, at most `timeout` seconds. Returns
+/// True once all have; False on timeout, and if a sink calls this.
 ///
 /// For a lifespan handler, or before a snapshot: runs go on meanwhile. Without sinks it returns True at once.
 /// Thread-safe. Blocks without the GIL; Ctrl-C works.
@@ -150,18 +151,19 @@ pub(crate) fn flush(py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
 
 /// Call `function` with the events of all runs that are opened from now on: lists of dicts, each list of one run.
 ///
-/// A thread of the sink calls the function, one list after the other, at most 256 events at a time. Each run's events come
-/// in order. Events that runs emit meanwhile wait in the runs' logs, so that a slow function delays nobody. If the function
-/// raises, the same events come again, after a pause that grows up to two seconds; the exception is counted, and logged
-/// once by the logger `llm_callback`. If a run's log evicts events before the function has taken them (see
-/// :func:`configure`), a `stream.gap` event says so. The logs of ended runs are held for the function, at most `hold_bytes`
-/// of events and for `hold_seconds` (None: for any time). Beyond that only their lifecycle events are held, in 16 MiB more,
-/// and the others count as dropped.
+/// A thread of the sink calls the function, one list after the other, at most 256 events at a time. Each run's events
+/// come in order. Events that runs emit meanwhile wait in the runs' logs, so that a slow function delays nobody. If the
+/// function raises, the same events come again, after a pause that grows up to two seconds; the exception is counted,
+/// and logged once by the logger `llm_callback`. If a run's log evicts events before the function has taken them (see
+/// :func:`configure`), a `stream.gap` event says so. The logs of ended runs are held for the function, at most
+/// `hold_bytes` of events and for `hold_seconds` (None: for any time). Beyond that only their lifecycle events are
+/// held, in 16 MiB more, and the others count as dropped.
 ///
-/// `name` is the sink's key in `stats()["sinks"]`, which no other sink may have; if it is left out, the function's qualified
-/// name. `function` must not be a coroutine function, and must not wait for :func:`flush`. At the interpreter's exit it is
-/// called with the events that are left, for five seconds at most. Thread-safe; does not block. Raises TypeError for an
-/// object that cannot be called, ValueError if there is a sink of that name, :class:`ThreadRefused`.
+/// `name` is the sink's key in `stats()["sinks"]`, which no other sink may have; if it is left out, the function's
+/// qualified name. `function` must not be a coroutine function, and must not wait for :func:`flush`. At the
+/// interpreter's exit it is called with the events that are left, for five seconds at most. Thread-safe; does not
+/// block. Raises TypeError for an object that cannot be called, ValueError if there is a sink of that name,
+/// :class:`ThreadRefused`.
 #[pyfunction]
 #[pyo3(
     signature = (function, /, *, name=None, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),
@@ -242,8 +244,8 @@ impl Sink for Function {
     fn run_thread(work: &mut (dyn FnMut() + Send)) {
         // The function may start programs, which would inherit the mask.
         allow_signals();
-        // One thread state of Python's for the whole thread. A thread state for each call would take a lock of CPython's
-        // without the GIL each time, and a fork at that moment would leave the child waiting for that lock.
+        // One thread state of Python's for the whole thread. A thread state for each call would take a lock of
+        // CPython's without the GIL each time, and a fork at that moment would leave the child waiting for that lock.
         let attached = sleep_if_ended(|| Python::try_attach(|py| py.detach(&mut *work)));
         if attached.is_none() {
             work();

@@ -78,13 +78,13 @@ struct Place {
 /// A reader of one run's events. Made by :meth:`Run.subscribe`.
 ///
 /// Iterating it, with `for` or `async for`, gives the events as dicts, in order, up to the terminal event: `{"id",
-/// "run_id", "timestamp", "sequence", "source", "event", "data"}`. Each event is read once: :meth:`read` and :meth:`sse`
-/// go on where the iteration stopped.
+/// "run_id", "timestamp", "sequence", "source", "event", "data"}`. Each event is read once: :meth:`read` and
+/// :meth:`sse` go on where the iteration stopped.
 ///
-/// One thread or coroutine reads at a time; a second one gets :class:`ReaderBusy`. Any thread may call :meth:`close` at any
-/// time. A subscription that is dropped, closed or cancelled leaves nothing behind. Threads wait without the GIL, and
-/// Ctrl-C works; for a coroutine no thread waits. Reading raises :class:`SubscriberLagged` if the reader was too slow and
-/// its `overflow` is `"disconnect"`.
+/// One thread or coroutine reads at a time; a second one gets :class:`ReaderBusy`. Any thread may call :meth:`close` at
+/// any time. A subscription that is dropped, closed or cancelled leaves nothing behind. Threads wait without the GIL,
+/// and Ctrl-C works; for a coroutine no thread waits. Reading raises :class:`SubscriberLagged` if the reader was too
+/// slow and its `overflow` is `"disconnect"`.
 #[pyclass(name = "Subscription", module = "llm_callback", frozen, weakref)]
 pub(crate) struct PySubscription {
     /// The lock protects the place. Under it events are moved; nothing is read, waited for or dropped.
@@ -225,7 +225,8 @@ impl PySubscription {
     fn keep(&self, py: Python<'_>, frames: Vec<Arc<Frame>>) -> PyResult<()> {
         let closer = self.closer.get_or_raise("subscription")?;
         let mut place = self.place()?.lock(py);
-        // Under the lock: a thread that closes the subscription first closes it, and then takes the lock to clear the place.
+        // Under the lock: a thread that closes the subscription first closes it, and then takes the lock to clear the
+        // place.
         let dropped = if closer.is_closed() {
             frames
         } else {
@@ -301,8 +302,8 @@ impl PySubscription {
         waiting(slf.py(), "next_event")?.call1((slf,))
     }
 
-    /// Return the next events, at most `max`, as a list of dicts. If there is none, wait for one, `timeout` seconds at most;
-    /// without a timeout, until there is an event or the end.
+    /// Return the next events, at most `max`, as a list of dicts. If there is none, wait for one, `timeout` seconds at
+    /// most; without a timeout, until there is an event or the end.
     ///
     /// The list is empty on timeout and after the end: see :attr:`ended`.
     #[pyo3(signature = (max=None, timeout=None), text_signature = "($self, max=1000, timeout=None)")]
@@ -346,8 +347,8 @@ impl PySubscription {
         Ok(self.place()?.lock(py).lost)
     }
 
-    /// Stop reading. A read that waits ends, also in another thread or coroutine, and emitting threads no longer wait for
-    /// this reader.
+    /// Stop reading. A read that waits ends, also in another thread or coroutine, and emitting threads no longer wait
+    /// for this reader.
     ///
     /// Thread-safe; closing again does nothing. Events that were read from the log and not returned yet are dropped.
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {

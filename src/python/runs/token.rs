@@ -111,8 +111,8 @@ impl PyToken {
         ))
     }
 
-    /// Block until the token is cancelled, at most `timeout` seconds. Returns whether it is cancelled. Blocks without the
-    /// GIL; Ctrl-C works.
+    /// Block until the token is cancelled, at most `timeout` seconds. Returns whether it is cancelled. Blocks without
+    /// the GIL; Ctrl-C works.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         sleep_if_ended(|| {
@@ -126,13 +126,13 @@ impl PyToken {
         })
     }
 
-    /// Cancel this token and all tokens below it. Returns True if this call was the first to cancel this token; the first
-    /// reason stays.
+    /// Cancel this token and all tokens below it. Returns True if this call was the first to cancel this token; the
+    /// first reason stays.
     ///
-    /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all tokens are cancelled, and the threads
-    /// that wait for one are woken. Then the `on_cancel` callbacks are called, on this thread, with no lock held. An
-    /// exception of a callback goes to `sys.unraisablehook`, and the other callbacks are called; a Ctrl-C is raised after
-    /// them. Thread-safe, re-entrant.
+    /// `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all tokens are cancelled, and the
+    /// threads that wait for one are woken. Then the `on_cancel` callbacks are called, on this thread, with no lock
+    /// held. An exception of a callback goes to `sys.unraisablehook`, and the other callbacks are called; a Ctrl-C is
+    /// raised after them. Thread-safe, re-entrant.
     #[pyo3(signature = (reason=None, *, kind="user"), text_signature = "($self, reason='', *, kind='user')")]
     fn cancel(
         &self,
@@ -151,12 +151,13 @@ impl PyToken {
 
     /// Call `callback()` once, when the token is cancelled; now, on this thread, if it is cancelled already.
     ///
-    /// The callback is called with no lock held on the thread that cancels. After a deadline that is a thread which calls
-    /// the callbacks of all deadlines, one after another; if a callback takes longer than a second, another thread calls
-    /// those of the other deadlines. The callback may do anything: ask, cancel, register, subscribe, raise.
+    /// The callback is called with no lock held on the thread that cancels. After a deadline that is a thread which
+    /// calls the callbacks of all deadlines, one after another; if a callback takes longer than a second, another
+    /// thread calls those of the other deadlines. The callback may do anything: ask, cancel, register, subscribe,
+    /// raise.
     ///
-    /// Returns a :class:`CancelRegistration`. Its `stop` takes the callback back; dropping the registration does not. The
-    /// token keeps the callback until it is called or stopped, or the run has ended.
+    /// Returns a :class:`CancelRegistration`. Its `stop` takes the callback back; dropping the registration does not.
+    /// The token keeps the callback until it is called or stopped, or the run has ended.
     fn on_cancel(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;
@@ -184,7 +185,8 @@ impl PyToken {
         })
     }
 
-    /// Return a token below this one: it is cancelled when this token is, and at its own `deadline`, in seconds from now.
+    /// Return a token below this one: it is cancelled when this token is, and at its own `deadline`, in seconds from
+    /// now.
     #[pyo3(signature = (deadline=None))]
     fn child(&self, py: Python<'_>, deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Py<Self>> {
         sleep_if_ended(|| {
@@ -306,8 +308,8 @@ impl PyRegistration {
 
 #[pymethods]
 impl PyRegistration {
-    /// Take the callback back. Returns True if it was not called, and never will be. Thread-safe; does not wait for a call
-    /// that has begun.
+    /// Take the callback back. Returns True if it was not called, and never will be. Thread-safe; does not wait for a
+    /// call that has begun.
     fn stop(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let registration = self.0.get_or_raise("registration")?.lock(py).take();

@@ -1,7 +1,8 @@
-//! Where the attributes of a plain handler are: beside the object, so that a new handler is cheap, until a dict is needed.
+//! Where the attributes of a plain handler are: beside the object, so that a new handler is cheap, until a dict is
+//! needed.
 //!
-//! They move into a dict when `__dict__` is asked for, an attribute is deleted, or another one is set: so `vars()`, `copy`,
-//! `pickle` and `__dict__.update(…)` see what they expect.
+//! They move into a dict when `__dict__` is asked for, an attribute is deleted, or another one is set: so `vars()`,
+//! `copy`, `pickle` and `__dict__.update(…)` see what they expect.
 
 use crate::python::cpython::attached::AttachedMutex;
 use crate::python::cpython::exit::sleep_if_ended;
@@ -112,8 +113,8 @@ impl Attributes {
         Self(AttachedMutex::new(State::Inline(inline)))
     }
 
-    /// Gives a handler that has no attributes yet those of a new one; any other handler keeps its own, and the new ones are
-    /// given back.
+    /// Gives a handler that has no attributes yet those of a new one; any other handler keeps its own, and the new ones
+    /// are given back.
     pub(crate) fn initialize(&self, py: Python<'_>, inline: Inline) -> Result<(), Inline> {
         let mut state = self.0.lock(py);
         match &*state {

@@ -1,5 +1,5 @@
-//! `LLMCallbackHandler` as an object: its class, and its attributes, which are readable, writable and deletable as those of
-//! any Python object.
+//! `LLMCallbackHandler` as an object: its class, and its attributes, which are readable, writable and deletable as
+//! those of any Python object.
 //!
 //! A plain handler keeps its attributes beside the object (`attributes.rs`). An object of a user's subclass has a
 //! `__dict__` of its own and keeps them there. What a call of a handler does is above: in `dropin`, and in `runs`.
@@ -132,7 +132,8 @@ pub(crate) fn count_as_plain(class: Bound<'_, PyType>) {
     let _ = PLAIN_SUBCLASS.set(class.py(), class.unbind());
 }
 
-/// Whether the object is plain: of a class of this package, so that its attributes are beside it, and none is overridden.
+/// Whether the object is plain: of a class of this package, so that its attributes are beside it, and none is
+/// overridden.
 pub(crate) fn is_plain(handler: &Bound<'_, PyHandler>) -> bool {
     let (class, py) = (handler.get_type(), handler.py());
     class.is(py.get_type::<PyHandler>())

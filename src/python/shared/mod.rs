@@ -1,4 +1,5 @@
-//! What the drop-in and the runs both stand on: ids, what is registered, the process's table of runs, the handler's class.
+//! What the drop-in and the runs both stand on: ids, what is registered, the process's table of runs, the handler's
+//! class.
 
 pub(crate) mod attributes;
 pub(crate) mod cancelled;

@@ -51,8 +51,8 @@ pub(crate) fn are_one_run(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> b
     matches!((id_from_python(one), id_from_python(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// A random UUID, as RFC 9562 has it, version 4. Without the module `uuid`: a fork while another thread imports one leaves the
-/// child waiting for it.
+/// A random UUID, as RFC 9562 has it, version 4. Without the module `uuid`: a fork while another thread imports one
+/// leaves the child waiting for it.
 pub(crate) fn minted(py: Python<'_>) -> PyResult<RunId> {
     let random = py.import("os")?.call_method1("urandom", (16,))?;
     let mut bytes: [u8; 16] = random.extract()?;
