@@ -1,6 +1,6 @@
 """Many LLM-agent runs in one process: every event, and every cancel, reaches its own run and no other."""
 
-from llm_callback import context as _context
+from llm_callback import _lazy
 from llm_callback._core import (
     CancelRegistration,
     LLMCallbackHandler,
@@ -37,11 +37,10 @@ from llm_callback._views import (
     _checker_registry as _checker_registry,
     _current_run_id as _current_run_id,
 )
-from llm_callback.caller import CallerContext
 from llm_callback.cancel import CancelToken
 from llm_callback.capture import OutputCapture, capture_output
 from llm_callback.context import bind
-from llm_callback.enums import AgentType, EventAction, EventCategory
+from llm_callback.events import AgentType, CallerContext, EventAction, EventCategory
 from llm_callback.exceptions import (
     ForeignProcess,
     LlmCallbackError,
@@ -58,32 +57,75 @@ from llm_callback.exceptions import (
 )
 from llm_callback.runs import RunManager
 
+# What brings more of the standard library along than the rest is imported at its first use.
+_lazy.import_at_first_use(
+    globals(),
+    {
+        "_version": ["__version__"],
+        "bound_executor": ["BoundExecutor"],
+        "events": [
+            "CallbackEvent",
+            "CancelKind",
+            "Event",
+            "EventWord",
+            "Overflow",
+            "RunState",
+            "Source",
+        ],
+    },
+)
 # Not a name of this module, which has public names only.
-if _context.TYPE_CHECKING:
+if _lazy.TYPE_CHECKING:
+    from llm_callback._version import __version__ as __version__
     from llm_callback.bound_executor import BoundExecutor
+    from llm_callback.events import (
+        CallbackEvent,
+        CancelKind,
+        Event,
+        EventWord,
+        Overflow,
+        RunState,
+        Source,
+    )
 
 __all__ = [
     "AgentType",
     "BoundExecutor",
+    "CallbackEvent",
     "CallerContext",
+    "CancelKind",
     "CancelRegistration",
     "CancelToken",
+    "Event",
     "EventAction",
     "EventCategory",
+<<<<<<< HEAD
     "ForeignProcess",
+=======
+    "EventWord",
+>>>>>>> b31b7f8 (types: publish Event, Source, the words and the data of built-in events)
     "LLMCallbackHandler",
     "LlmCallbackError",
     "OutputCapture",
+<<<<<<< HEAD
     "ParentNotLive",
     "ReaderBusy",
+=======
+    "Overflow",
+>>>>>>> b31b7f8 (types: publish Event, Source, the words and the data of built-in events)
     "Run",
     "RunCancelled",
     "RunEnded",
     "RunExists",
     "RunManager",
+<<<<<<< HEAD
     "RunQueueFull",
     "ShutDown",
+=======
+    "RunState",
+>>>>>>> b31b7f8 (types: publish Event, Source, the words and the data of built-in events)
     "SinkHandle",
+    "Source",
     "SseStream",
     "SubscriberLagged",
     "Subscription",
@@ -117,14 +159,3 @@ __all__ = [
     "shutdown_on_sigterm",
     "stats",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """Import what brings more of the standard library along than the rest, when it is asked for."""
-    if name != "BoundExecutor":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llm_callback.bound_executor import BoundExecutor  # noqa: PLC0415
-
-    # From now on it is found without a call.
-    globals()[name] = BoundExecutor
-    return BoundExecutor

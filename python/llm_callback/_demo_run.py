@@ -17,7 +17,7 @@ from llm_callback.testing import Reasoning, ScriptedModel, Text, ToolCall
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llm_callback import Run, RunManager
+    from llm_callback import CallbackEvent, Run, RunManager
     from llm_callback.hierarchy import ModelRequest
     from llm_callback.testing import Turn
 
@@ -170,18 +170,18 @@ class DemoRun:
             return None
         return max(0.0, run.finished_at - run.cancel_requested_at) * 1000
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _hear(self, event: CallbackEvent) -> None:
         if (said := _said(event)) is not None:
             self._heard.append(said)
 
-    def _view(self, event: dict[str, Any]) -> None:
+    def _view(self, event: CallbackEvent) -> None:
         if event["event"]["category"] == "lifecycle":
             self._ending = event["event"]["action"]
             self.error = self.error or event["data"].get("error")
-        if (said := _said(event)) is None:
+        if (source := event["source"]) is None or (said := _said(event)) is None:
             return
         self.delivered.append(said)
-        self.speaking = event["source"]["agent_name"].replace(f" {self.marker}", "")
+        self.speaking = source["agent_name"].replace(f" {self.marker}", "")
         half = len(self.events) // 2 or _HALF_OF_A_REAL_ANSWER
         if self.is_cancelled and self.run is not None and len(self.delivered) == half:
             self.run.cancel("cancelled half-way by the demo")
@@ -330,11 +330,12 @@ def _numbered(events: Sequence[Event]) -> list[Event]:
     return numbered
 
 
-def _said(event: dict[str, Any]) -> Event | None:
+def _said(event: CallbackEvent) -> Event | None:
     """Return what an agent says or calls in an event; None for all else."""
     category, action, data = event["event"]["category"], event["event"]["action"], event["data"]
-    if category != "llm" or action not in {"stream", "reasoning", "tool_call"}:
+    source = event["source"]
+    if source is None or category != "llm" or action not in {"stream", "reasoning", "tool_call"}:
         return None
     is_call = action == "tool_call"
     text = f"{data['tool_name']} #{data['tool_count']}" if is_call else str(data["content"])
-    return Event(event["source"]["agent_id"], action, text)
+    return Event(source["agent_id"], action, text)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from llm_callback._core import CancelRegistration, Run
+    from llm_callback._core import CancelRegistration, Run, _EventCallback
     from llm_callback.capture import OutputCapture
 
 # Protects whose registrations those of a run's id are, and whether they are put back. Under it: look-ups and
@@ -33,7 +33,7 @@ class Job:
         self,
         run: Run,
         execute: Callable[[], Any],
-        on_event: Callable[[dict[str, Any]], object] | None,
+        on_event: _EventCallback | None,
     ) -> None:
         self.run = run
         self.execute = execute

@@ -12,13 +12,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import Future, TimerHandle
     from collections.abc import Callable
-    from typing import Any
 
     from llm_callback._core import SseStream, Subscription
     from llm_callback.cancel import CancelToken
+    from llm_callback.events import Event
 
 
-async def next_event(subscription: Subscription) -> dict[str, Any]:
+async def next_event(subscription: Subscription) -> Event:
     """Return the next event. Raises StopAsyncIteration after the last."""
     if not subscription._has_ready:  # noqa: SLF001
         await _turn()
@@ -38,9 +38,7 @@ async def next_chunk(
     return chunk
 
 
-async def read(
-    subscription: Subscription, maximum: int, timeout: float | None
-) -> list[dict[str, Any]]:
+async def read(subscription: Subscription, maximum: int, timeout: float | None) -> list[Event]:
     """Return what is there; wait for the first of it ``timeout`` seconds at most."""
     await _turn()
     while True:

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from llm_callback.events import CancelKind
+
 
 class RunCancelled(InterruptedError):
     """The run that the calling code works for was cancelled.
@@ -21,18 +23,20 @@ class RunCancelled(InterruptedError):
     """
 
     run_id: Hashable
-    kind: str | None
+    kind: CancelKind | None
     reason: str | None
 
     def __init__(
-        self, run_id: Hashable = None, kind: str | None = None, reason: str | None = None
+        self, run_id: Hashable = None, kind: CancelKind | None = None, reason: str | None = None
     ) -> None:
         super().__init__("Run was cancelled")
         self.run_id = run_id
         self.kind = kind
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[RunCancelled], tuple[Hashable, str | None, str | None]]:
+    def __reduce__(
+        self,
+    ) -> tuple[type[RunCancelled], tuple[Hashable, CancelKind | None, str | None]]:
         """Pickle by its fields: an OSError would be rebuilt from its message."""
         return type(self), (self.run_id, self.kind, self.reason)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from llm_callback._core import Run
+    from llm_callback._core import Run, _EventCallback
 
     _RunId = int | str | UUID
 
@@ -113,7 +113,7 @@ class RunManager:
         *,
         run_id: _RunId | None = None,
         deadline: float | None = None,
-        on_event: Callable[[dict[str, Any]], object] | None = None,
+        on_event: _EventCallback | None = None,
     ) -> Run:
         """Open a run, queue it, and return it: it is ``pending`` until its turn comes.
 

@@ -47,7 +47,7 @@ from llm_callback._seconds import positive_seconds
 from llm_callback.exceptions import SubscriberLagged
 
 if TYPE_CHECKING:
-    from typing import Literal, TypeAlias
+    from typing import TypeAlias
     from uuid import UUID
 
     import flask
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from llm_callback._core import SseStream
+    from llm_callback.events import Overflow
 
     _RunOrId: TypeAlias = Run | int | str | UUID
-    _Overflow: TypeAlias = Literal["disconnect", "gap", "coalesce", "block"]
 
 __all__ = [
     "SseAnswer",
@@ -92,7 +92,7 @@ class SseOptions(TypedDict, total=False):
     after: str | int | None
     heartbeat: float | None
     retry: int
-    overflow: _Overflow
+    overflow: Overflow
     send_timeout: float | None
     max_age: float | None
 
@@ -219,7 +219,7 @@ def sse_answer(  # noqa: PLR0913 - each has a default that fits
     after: str | int | None = "start",
     heartbeat: float | None = 15.0,
     retry: int = 3000,
-    overflow: _Overflow = "gap",
+    overflow: Overflow = "gap",
     send_timeout: float | None = 30.0,
     max_age: float | None = 1800.0,
 ) -> SseAnswer:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from strands import Agent
 
     from llm_callback import CallerContext, CancelToken
+    from llm_callback.events import DispatchTeamData, DispatchWorkerData, SystemWarningData
     from llm_callback.hierarchy.config import LlmConfig, TeamConfigRequest, WorkerConfigRequest
     from llm_callback.hierarchy.execution import Execution
     from llm_callback.hierarchy.topology import TeamInfo
@@ -79,7 +80,11 @@ class WorkerAgentFactory(metaclass=_CurrentRun):
             return await execution.ask(agent, caller, team.token.child(), task)
 
         async def call(task: str) -> str:
-            data = {"worker_id": caller.agent_id, "worker_name": worker.name, "task": task}
+            data: DispatchWorkerData = {
+                "worker_id": caller.agent_id,
+                "worker_name": worker.name,
+                "task": task,
+            }
             execution.run.emit("dispatch", "worker", data, team.info.supervisor)
             return await _once(execution, caller, task, work, prevent=team.config.prevent_duplicate)
 
@@ -122,7 +127,11 @@ class TeamSupervisorFactory:
             return answer
 
         async def call(task: str) -> str:
-            data = {"team_id": info.team_id, "team_name": config.name, "task": task}
+            data: DispatchTeamData = {
+                "team_id": info.team_id,
+                "team_name": config.name,
+                "task": task,
+            }
             execution.run.emit("dispatch", "team", data, execution.topology.supervisor)
             return await _once(execution, caller, task, work, prevent=config.prevent_duplicate)
 
@@ -210,7 +219,11 @@ async def _once(
     is_duplicate = tracker.is_duplicate(caller.agent_id, task)
     if is_duplicate:
         message = f"{caller.agent_name} had this task before: its result is used again"
-        data = {"message": message, "agent_id": caller.agent_id, "task": task}
+        data: SystemWarningData = {
+            "message": message,
+            "agent_id": caller.agent_id,
+            "task": task,
+        }
         execution.run.emit("system", "warning", data, caller)
     answer = await tracker.once(caller.agent_id, task, lambda: work(task))
     return f"(The result of the same task before.)\n{answer}" if is_duplicate else answer

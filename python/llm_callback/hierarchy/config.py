@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from llm_callback.enums import _Word
+from llm_callback.events import _Word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

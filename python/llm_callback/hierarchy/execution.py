@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from strands.models import Model
 
     from llm_callback import CallerContext, CancelToken, Run
+    from llm_callback.events import AgentCompletedData
     from llm_callback.hierarchy.config import HierarchyConfigRequest, LlmConfig
 
     _AgentOptions = Callable[[CallerContext], Mapping[str, Any]]
@@ -46,8 +47,8 @@ class Execution:
     ) -> None:
         self.run = run
         self.config = config
-        self.topology = TopologyInfo.of(config)
-        self.tracker = ExecutionTracker()
+        self.topology: TopologyInfo = TopologyInfo.of(config)
+        self.tracker: ExecutionTracker = ExecutionTracker()
         self._agent_options = agent_options or _no_options
         # Set at the run's cancel, and at its end, whoever has ended it: to ask the run at each chunk would let go of
         # the GIL each time.
@@ -106,7 +107,7 @@ class Execution:
             self.tracker.count_usage(agent.event_loop_metrics.accumulated_usage)
         answer = str(result).strip()
         if result.stop_reason != "cancelled":
-            data = {"result": answer, "stop_reason": result.stop_reason}
+            data: AgentCompletedData = {"result": answer, "stop_reason": result.stop_reason}
             self.run.emit("agent", "completed", data, caller)
         return answer
 

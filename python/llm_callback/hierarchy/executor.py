@@ -19,7 +19,7 @@ from llm_callback.hierarchy.execution import Execution, describe
 from llm_callback.hierarchy.loop import run_in_loop
 
 if TYPE_CHECKING:
-    from llm_callback import Run
+    from llm_callback import Event, Run
     from llm_callback.hierarchy.execution import _AgentOptions
     from llm_callback.hierarchy.topology import TopologyInfo
 
@@ -38,7 +38,7 @@ class ExecutionResponse:
 
     success: bool
     topology: TopologyInfo | None
-    events: list[dict[str, Any]]
+    events: list[Event]
     result: str | None = None
     error: str | None = None
     statistics: dict[str, Any] | None = None

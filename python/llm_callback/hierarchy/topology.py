@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llm_callback.caller import CallerContext
+from llm_callback.events import CallerContext
 from llm_callback.hierarchy.config import ConfigError
 
 if TYPE_CHECKING:
+    from llm_callback.events import SystemTopologyData, TopologyTeam
     from llm_callback.hierarchy.config import HierarchyConfigRequest, TeamConfigRequest
 
 
@@ -82,11 +83,24 @@ class TopologyInfo:
         """As whom the global supervisor speaks."""
         return CallerContext.global_supervisor(self.global_supervisor_id)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SystemTopologyData:
         """Return it as plain dicts and lists, as the event ``system.topology`` has it."""
-        plain = asdict(self)
-        plain["teams"] = [{**team, "workers": list(team["workers"])} for team in plain["teams"]]
-        return plain
+        return {
+            "global_supervisor_id": self.global_supervisor_id,
+            "teams": [_plain(team) for team in self.teams],
+        }
+
+
+def _plain(team: TeamInfo) -> TopologyTeam:
+    return {
+        "team_id": team.team_id,
+        "team_name": team.team_name,
+        "supervisor_id": team.supervisor_id,
+        "workers": [
+            {"worker_id": worker.worker_id, "worker_name": worker.worker_name}
+            for worker in team.workers
+        ],
+    }
 
 
 def _team(team: TeamConfigRequest, number: int) -> TeamInfo:
