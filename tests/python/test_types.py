@@ -1,4 +1,7 @@
-"""The published types: events and their data are as their types say, and words are those that the engine takes."""
+"""The published types: events and their data are as their types say, and words are those that the engine takes.
+
+What type checkers make of them is in ``typing/``: ``make lint`` checks it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ from llm_callback import (
 )
 from llm_callback.testing import Fail, ToolCall
 from readers import kind
-from support import events, new_id, printed, raised_by, waited, worker
+from support import events, interpreter, new_id, printed, raised_by, waited, worker
+
+FINE = Path(__file__).parent / "typing" / "fine.py"
 
 
 def words(union: Any) -> set[str]:
@@ -324,3 +329,9 @@ def test_the_data_of_other_runs_fit_their_types() -> None:
         "system.output",
         "stream.gap",
     }
+
+
+def test_what_checkers_accept_runs() -> None:
+    """What ``typing/fine.py`` shows raises nothing and warns of nothing, but for words of one's own."""
+    done = interpreter(f"import runpy; runpy.run_path({str(FINE)!r}, run_name='__main__')")
+    assert (done.returncode, done.stderr) == (0, "")
