@@ -99,31 +99,22 @@ __all__ = [
     "Event",
     "EventAction",
     "EventCategory",
-<<<<<<< HEAD
-    "ForeignProcess",
-=======
     "EventWord",
->>>>>>> b31b7f8 (types: publish Event, Source, the words and the data of built-in events)
+    "ForeignProcess",
     "LLMCallbackHandler",
     "LlmCallbackError",
     "OutputCapture",
-<<<<<<< HEAD
+    "Overflow",
     "ParentNotLive",
     "ReaderBusy",
-=======
-    "Overflow",
->>>>>>> b31b7f8 (types: publish Event, Source, the words and the data of built-in events)
     "Run",
     "RunCancelled",
     "RunEnded",
     "RunExists",
     "RunManager",
-<<<<<<< HEAD
     "RunQueueFull",
-    "ShutDown",
-=======
     "RunState",
->>>>>>> b31b7f8 (types: publish Event, Source, the words and the data of built-in events)
+    "ShutDown",
     "SinkHandle",
     "Source",
     "SseStream",

@@ -4,9 +4,7 @@ from threading import Event as ThreadingEvent
 from types import TracebackType
 from typing import (
     Any,
-    Final,
     Literal,
-    Protocol,
     TypeAlias,
     TypedDict,
     TypeVar,
@@ -233,25 +231,6 @@ class SinkHandle:
     def __enter__(self) -> Self: ...
     def __exit__(self, *_error: object) -> None: ...
 
-# A Protocol instead of overloads of the method, as long as the extension takes no dotted word: stubtest compares the
-# overloads of a method with its signature at run time.
-@type_check_only
-class _Emit(Protocol):
-    @overload
-    def __call__(
-        self,
-        category: BuiltInCategory | EventCategory,
-        action: BuiltInAction | EventAction,
-        data: Any = None,
-        source: _Speaker | None = None,
-    ) -> str | None: ...
-    # A word of the application's own, as in emit("billing.charged", {"cents": 3}). The data are a Mapping: a misspelt
-    # action, which is a str, matches neither overload.
-    @overload
-    def __call__(
-        self, kind: str, /, data: Mapping[str, object] | None = None, source: _Speaker | None = None
-    ) -> str | None: ...
-
 @final
 class Run:
     @property
@@ -273,7 +252,38 @@ class Run:
     @property
     def last_event_id(self) -> str | None: ...
     def start(self) -> bool: ...
-    emit: Final[_Emit]
+    @overload
+    def emit(
+        self,
+        category: BuiltInCategory | EventCategory,
+        action: BuiltInAction | EventAction,
+        data: Any = None,
+        source: _Speaker | None = None,
+    ) -> str | None: ...
+    # A kind of the application's own, as in emit("billing.charged", {"cents": 3}). The data are a Mapping, so that a
+    # misspelt action, which is a str, matches no overload.
+    @overload
+    def emit(
+        self,
+        category: str,
+        action: Mapping[str, object] | None = None,
+        /,
+        *,
+        source: _Speaker | None = None,
+    ) -> str | None: ...
+    @overload
+    def emit(
+        self, category: str, action: Mapping[str, object] | None, source: _Speaker | None, /
+    ) -> str | None: ...
+    @overload
+    def emit(
+        self,
+        category: str,
+        /,
+        *,
+        data: Mapping[str, object] | None = None,
+        source: _Speaker | None = None,
+    ) -> str | None: ...
     def handler(self, caller_context: _Speaker, *, verbose: bool = False) -> RunHandler: ...
     def subscribe(
         self,

@@ -83,7 +83,7 @@ def emitting(run: Run) -> None:
 
 
 def own_words(run: Run, anything: Any, data: Mapping[str, object]) -> None:
-    """Emit words of one's own. Not run yet: the extension does not take them."""
+    """Emit kinds of one's own."""
     run.emit("billing.charged")
     run.emit("billing.charged", {"cents": 3})
     run.emit("billing.charged", data, CallerContext.worker("w1", "Ann", "Readers"))
@@ -154,10 +154,11 @@ def names() -> list[str]:
 
 
 def main() -> None:
-    """Run all of it but the words of one's own."""
+    """Run all of it."""
     result_of_a_block()
     with open_run(uuid4()) as run:
         emitting(run)
+        own_words(run, {"cents": 4}, {"cents": 5})
         old_places(CallerContext.worker("w1", "Ann", "Readers"))
     events(run)
     with RunManager(lambda _config: None) as manager:
