@@ -38,10 +38,9 @@
 //! - **Threads, no async runtime.** Asynchronous readers leave a [`Wake`]; nothing here blocks them.
 //! - **A log forgets.** It holds a number of events and of bytes. A slow reader is told what it has missed, or is
 //!   disconnected, as its [`Overflow`] says; the first and the terminal event are never lost.
-//! - **The registry routes, it does not queue.** A callback runs on the thread that emits; a slow one slows that
-//!   thread,
-//! and no other. A thread that has looked a callback up may still call it after the callback was removed, since no lock
-//!   is held while user code runs.
+//! - **The registry routes, it does not queue.** A callback runs on the thread that emits; a slow one slows that thread,
+//!   and no other. A thread that has looked a callback up may still call it after the callback was removed, since no
+//!   lock is held while user code runs.
 //! - **Ids are trusted.** The hash of the tables is fast, not keyed: run ids are the host's own, not a stranger's.
 //!
 //! # Consistency of the registry
@@ -88,6 +87,7 @@ pub use wire::{
 /// Every handle can be shared by threads, and each is checked here at compile time.
 const _: () = {
     const fn is_shared<T: Send + Sync>() {}
+    const fn is_sent<T: Send>() {}
     is_shared::<CancelToken>();
     is_shared::<Closer>();
     is_shared::<EventLog>();
@@ -97,7 +97,6 @@ const _: () = {
     is_shared::<Run>();
     is_shared::<Runs>();
     is_shared::<SinkHandle>();
-    const fn is_sent<T: Send>() {}
     is_sent::<EncodedBody>();
     is_sent::<FrameEncoder>();
     is_sent::<NdjsonFile>();

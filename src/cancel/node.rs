@@ -20,7 +20,7 @@ use std::time::Instant;
 /// every cancel on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IfRetired {
-    /// The node is cancelled like any other. A user's own [`CancelToken::cancel`] does this.
+    /// The node is cancelled like any other. A user's own [`CancelToken::cancel`](super::CancelToken::cancel) does this.
     Cancel,
     /// Nothing, neither to the node nor below it. A cancel of its run does this.
     Nothing,
