@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from pydantic import ValidationError
 from strands import Agent, tool
 from strands.hooks import AfterInvocationEvent  # noqa: TC002 - strands looks at the types
 from strands.models import BedrockModel
@@ -31,6 +32,7 @@ from hierarchies import (
 from llm_callback import CallerContext, cancel_run, open_run
 from llm_callback.hierarchy import (
     ConfigError,
+    ConfigWarning,
     ExecutionMode,
     HierarchyConfigRequest,
     HierarchyExecutor,
@@ -164,14 +166,14 @@ def test_the_nested_value_is_taken_where_both_are_there() -> None:
 
 
 def test_what_is_left_out_has_a_default() -> None:
-    """Names are enough; null is as good as nothing; unknown entries are ignored."""
+    """Names are enough; null is as good as nothing."""
     least: dict[str, Any] = {"teams": [{"name": "Readers", "workers": [{"name": "Ada"}]}]}
     config = parse_hierarchy_config(least)
     assert config == HierarchyConfigRequest(
         "", [TeamConfigRequest("Readers", "", [WorkerConfigRequest("Ada")])]
     )
     assert config.global_llm == LlmConfig(None, 0.7, 2048)
-    nulls: dict[str, Any] = {**dict.fromkeys([*FLAT, *NESTED, "colour"]), **least}
+    nulls: dict[str, Any] = {**dict.fromkeys([*FLAT, *NESTED]), **least}
     assert parse_hierarchy_config(nulls) == config
 
 
@@ -290,6 +292,58 @@ def test_what_is_no_mapping_is_no_configuration(data: Any) -> None:
     assert not response["success"]
     assert response["error"].startswith("ConfigError: config must be a mapping, not ")
     assert kind(response["events"][-1]) == "lifecycle.failed"
+
+
+UNKNOWN = [
+    ("taks", "task?"),
+    ("teams[0].worker", "workers?"),
+    ("teams[0].workers[0].llm_config.max_token", "max_tokens?"),
+    (
+        "global_supervisor_agent.colour",
+        "known are agent_id, llm_config, system_prompt, user_message",
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "advice"), UNKNOWN)
+def test_an_unknown_entry_is_told_with_its_place(place: str, advice: str) -> None:
+    """The message has the place of the entry, and the entry that may be meant, or all that are known."""
+    error = raised_by(lambda: parse_hierarchy_config(with_entry(place, None)))
+    assert isinstance(error, ConfigError)
+    assert str(error) == f"{place} is unknown: {advice}"
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    """Each mistake of a configuration has a line of its own."""
+    data = with_entry("teams[0].name", 3, with_entry("taks", "x", with_entry("task", 1)))
+    told = str(raised_by(lambda: parse_hierarchy_config(data))).split("\n")
+    assert sorted(line.split(" ")[0] for line in told) == ["taks", "task", "teams[0].name"]
+
+
+def test_a_stored_configuration_of_the_original_is_read_with_a_warning() -> None:
+    """With ``compat`` unknown entries and modes are ignored, and one warning names them; other mistakes are errors."""
+    stored = with_entry("teams[0].colour", "red", with_entry("execution_mode", "both"))
+    with pytest.raises(ConfigError):
+        parse_hierarchy_config(stored)
+    with pytest.warns(ConfigWarning) as told:
+        config = parse_hierarchy_config(stored, compat=True)
+    assert config == parse_hierarchy_config(with_entry("execution_mode", "sequential"))
+    [warning] = told
+    assert "teams[0].colour is unknown" in str(warning.message)
+    assert "execution_mode must be 'sequential' or 'parallel', not 'both'" in str(warning.message)
+    with pytest.raises(ConfigError, match=r"^task must be a text, not 1$"):
+        parse_hierarchy_config(with_entry("task", 1), compat=True)
+    assert parse_hierarchy_config(NESTED, compat=True) == parse_hierarchy_config(NESTED)
+
+
+def test_a_request_is_checked_where_it_is_made() -> None:
+    """Made in code, a request refuses unknown fields and wrong values too."""
+    with pytest.raises(ValidationError, match="colour"):
+        WorkerConfigRequest("Ada", colour="red")  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="temperature"):
+        WorkerConfigRequest("Ada", temperature=-1)
+    with pytest.raises(ValidationError, match="name"):
+        TeamConfigRequest(name=" ", supervisor_prompt="", workers=[])
 
 
 SHORT = st.text(max_size=5)

@@ -24,6 +24,7 @@ from llm_callback.hierarchy.agents import (
 )
 from llm_callback.hierarchy.config import (
     ConfigError,
+    ConfigWarning,
     ExecutionMode,
     HierarchyConfigRequest,
     TeamConfigRequest,
@@ -50,6 +51,7 @@ from llm_callback.hierarchy.tracker import ExecutionTracker
 
 __all__ = [
     "ConfigError",
+    "ConfigWarning",
     "Execution",
     "ExecutionMode",
     "ExecutionResponse",
