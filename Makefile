@@ -57,6 +57,7 @@ lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src
 	$(BIN)/mypy
 	$(BIN)/stubtest llm_callback --mypy-config-file pyproject.toml
 	$(BIN)/python tests/python/typing/check.py
+	$(BIN)/python tests/python/typing/hover.py
 	$(BIN)/taplo fmt --check
 	$(BIN)/typos
 	$(BIN)/python .ci/rooms

@@ -127,20 +127,75 @@ class _Stats(TypedDict):
     readers: _ReaderStats
     sinks: dict[str, _SinkStats]
 
-def register_event_callback(run_id: Hashable, callback: _EventCallback | None) -> None: ...
-def get_event_callback(run_id: Hashable) -> _GivenCallback | None: ...
-def register_cancellation_checker(
-    run_id: Hashable, checker: _CancellationChecker | None
-) -> None: ...
-def get_cancellation_checker(run_id: Hashable) -> _CancellationChecker | None: ...
-def set_current_run_id(run_id: Hashable) -> None: ...
-def get_current_run_id() -> Any: ...
-def clear_current_run_id() -> None: ...
-def set_global_event_callback(callback: _EventCallback | None) -> None: ...
-def get_global_event_callback() -> _GivenCallback | None: ...
-def set_global_cancellation_checker(checker: _CancellationChecker | None) -> None: ...
-def get_global_cancellation_checker() -> _CancellationChecker | None: ...
-def check_cancellation() -> None: ...
+def register_event_callback(run_id: Hashable, callback: _EventCallback | None) -> None:
+    """Send the events of the run `run_id` to `callback`; None removes the run's callback.
+
+    `run_id` is any hashable, and equal ids are one run, as in a dict. `callback` is called as `callback(event)` on
+    the thread that emits, with no lock held: it may register, remove, emit or block, and what it raises passes
+    through to whoever emits. Anything but None is stored, and fails, if it does, when it is called.
+
+    Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
+    """
+
+def get_event_callback(run_id: Hashable) -> _GivenCallback | None:
+    """Return the callback of the run `run_id`, or None.
+
+    With `configure(route="context")` the run of the calling context is preferred, where one is known.
+    Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
+    """
+
+def register_cancellation_checker(run_id: Hashable, checker: _CancellationChecker | None) -> None:
+    """Ask `checker` whether the run `run_id` is cancelled; None removes the run's checker.
+
+    `checker` is called without arguments before each event of the run, on the thread that emits, with no lock
+    held. A truthy answer makes the handler raise :class:`RunCancelled`; what it raises itself passes through.
+
+    Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
+    """
+
+def get_cancellation_checker(run_id: Hashable) -> _CancellationChecker | None:
+    """Return the cancellation checker of the run `run_id`, or None.
+
+    With `configure(route="context")` the run of the calling context is preferred, where one is known.
+    Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
+    """
+
+def set_current_run_id(run_id: Hashable) -> None:
+    """Make `run_id` the run of the calling context: of this thread, or of this asyncio task.
+
+    Nothing is left to a later thread, and a context that is copied from here carries it. Any object is accepted;
+    None is the same as :func:`clear_current_run_id`. Thread-safe, does not block.
+    """
+
+def get_current_run_id() -> Any:
+    """Return the run of the calling context, or None.
+
+    A run that a thread only inherited from whoever started it (free-threaded Python, or
+    `-X thread_inherit_context=1`) is not believed; a copy of such a context cannot be told from one that was made on
+    purpose, so set or :func:`bind` the run in workers there. Thread-safe, does not block.
+    """
+
+def clear_current_run_id() -> None:
+    """Leave the calling context without a run. Thread-safe, does not block."""
+
+def set_global_event_callback(callback: _EventCallback | None) -> None:
+    """Register `callback` for the current run; without one, do nothing. For hosts of the oldest interface."""
+
+def get_global_event_callback() -> _GivenCallback | None:
+    """Return the callback of the current run, or None."""
+
+def set_global_cancellation_checker(checker: _CancellationChecker | None) -> None:
+    """Register `checker` for the current run; without one, do nothing. For hosts of the oldest interface."""
+
+def get_global_cancellation_checker() -> _CancellationChecker | None:
+    """Return the cancellation checker of the current run, or None."""
+
+def check_cancellation() -> None:
+    """Raise :class:`RunCancelled` if the checker of the current run says so; without a run, do nothing.
+
+    Calls the checker on this thread, with no lock held; what it raises passes through. Thread-safe, re-entrant.
+    """
+
 def configure(
     *,
     route: Literal["handler", "context", "strict"] = "handler",
@@ -150,13 +205,65 @@ def configure(
     keep_runs: int = 1000,
     keep_bytes: int = 268435456,
     max_live: int | None = None,
-) -> None: ...
-def stats() -> _Stats: ...
-def _callbacks() -> dict[Any, _GivenCallback]: ...
-def _checkers() -> dict[Any, _CancellationChecker]: ...
+) -> None:
+    """Change the settings of this process. A setting that is not given stays as it is; the signature shows the defaults.
+
+    `route` says to which run an event goes if a handler's run id and the current run of the calling context differ.
+    `"handler"`: to the run id that the handler was given, as in the original module. `"context"`: to the current run,
+    if there is one; this repairs a host whose run id is a process-wide variable. `"strict"`: to neither; the event is
+    dropped and counted in `stats()["dropped"]["route"]`. The environment variable `LLM_CALLBACK_ROUTE` sets the route
+    at import.
+
+    `log_events` and `log_bytes` bound the log of each run that is opened from now on: the oldest events make room for
+    new ones, and a reader that has not read them is told. A finished run can be found and read for `keep_seconds`, as
+    one of the latest `keep_runs`. All finished runs together, and the events that readers of forgotten runs have still
+    to read, hold at most `keep_bytes` of encoded events. `max_live` is the number of runs that may be live at once,
+    None for any number; beyond it :func:`open_run` raises :class:`TooManyRuns`.
+
+    A child of a fork keeps the settings. Thread-safe; does not block. Raises TypeError or ValueError for invalid
+    arguments; then nothing is changed.
+    """
+
+def stats() -> _Stats:
+    """Return what was delivered, dropped and cancelled since import, and what is registered now.
+
+    - `emitted`: events given to a callback.
+    - `dropped`: events that reached no callback, by reason: `no_callback` (their run has none, or a false one), `route`
+      (see
+      :func:`configure`).
+    - `cancelled`: how often :class:`RunCancelled` was raised.
+    - `callbacks`, `checkers`: registrations now; zero once every run has cleaned up.
+    - `runs`: the number of `live` runs; the `oldest` live run (its `run_id`, and `opened_at` in seconds since 1970) or
+      None;
+      the number of `finished` runs that can still be read, and the `finished_bytes` that ended runs hold; the number of
+      runs that were `opened`; the events and annotations that came `late`, after their run's end.
+    - `readers`: the number of `open` subscriptions, and the `lag`: how many events the slowest has still to read.
+    - `sinks`: by name (of a file its real path) the events `written` and `dropped`, the number of `errors` and the
+      `last_error`, and the ended runs that the sink has still to take (`waiting`, `waiting_bytes`).
+
+    Returns a new dict each time. Thread-safe. Takes the lock of each run's log for a moment, without the GIL.
+    """
+
+def _callbacks() -> dict[Any, _GivenCallback]:
+    """Return a new dict of all registered callbacks by run id."""
+
+def _checkers() -> dict[Any, _CancellationChecker]:
+    """Return a new dict of all registered checkers by run id."""
 
 @disjoint_base
 class LLMCallbackHandler:
+    """Turns what an agent framework calls it with into events of one run.
+
+    Give it to the framework as its callback handler. Each call asks the cancellation checker of `run_id`, and
+    raises :class:`RunCancelled` if that says so; then it reports reasoning, text, tool calls and completion, in
+    this order, each as an event `{"source", "event", "data"}` to `event_callback`, or, where that is None, to the
+    callback registered for `run_id`. An event of a run without a callback is dropped and counted, see :func:`stats`.
+
+    `caller_context` is who speaks; `verbose` also prints text to `sys.stdout`. All attributes can be changed at
+    any time. Thread-safe and re-entrant: callbacks run on the calling thread with no lock held, and what they raise
+    passes through.
+    """
+
     caller_context: CallerContext
     event_callback: _GivenCallback | None
     verbose: bool
@@ -178,14 +285,20 @@ class LLMCallbackHandler:
         category: EventCategory,
         action: EventAction,
         data: dict[str, Any],
-    ) -> None: ...
+    ) -> None:
+        """Call `callback` with the event of `category` and `action`, members of the enums, and `data`.
+
+        A subclass may override it to see or change what goes out.
+        """
 
 def create_callback_handler(
     caller_context: CallerContext,
     event_callback: _EventCallback | None = None,
     verbose: bool = False,
     run_id: Hashable = None,
-) -> LLMCallbackHandler: ...
+) -> LLMCallbackHandler:
+    """Make an :class:`LLMCallbackHandler`, in the words that hosts use."""
+
 def open_run(
     run_id: int | str | UUID | None = None,
     /,
@@ -195,13 +308,51 @@ def open_run(
     deadline: float | None = None,
     pending: bool = False,
     **data: Any,
-) -> Run: ...
-def get_run(run_id: int | str | UUID, /) -> Run | None: ...
-def active_runs() -> list[Run]: ...
+) -> Run:
+    """Open a run: a log of its own, a token, handlers, readers. Use it as `with open_run(42, task="…") as run:`.
+
+    `run_id` is an int, a str, or a UUID, which stands for its text; if it is left out, a UUID is made. `parent` is a
+    live run, or its id: the new run's token is a child of the parent's, and the lifecycle events have the parent's id
+    as `parent_run_id`. The run is cancelled `deadline` seconds from now. With `pending=True` the run exists and can be
+    cancelled, but begins with :meth:`Run.start` or `with`. All other keywords are the data of the run's first event,
+    `lifecycle.started`.
+
+    The parent's end cancels the new run too, with kind `parent`, unless the new run is `detached`. A run that has ended
+    can still be found and read for 300 seconds, as one of the latest 1 000: see :func:`configure`.
+
+    Thread-safe. Blocks, without the GIL, while another thread changes the table of runs. Raises :class:`RunExists` if a
+    run of this id is live, :class:`ParentNotLive`, :class:`TooManyRuns` if as many runs are live as :func:`configure`
+    allows, :class:`ShutDown` after a shutdown or at the interpreter's exit, :class:`RunCancelled` if the parent is
+    cancelled, and TypeError or ValueError for an invalid id, deadline or data.
+    """
+
+def get_run(run_id: int | str | UUID, /) -> Run | None:
+    """Return the latest run of this id, live or finished; None if there is none.
+
+    Thread-safe. Raises TypeError or ValueError for an invalid run id.
+    """
+
+def active_runs() -> list[Run]:
+    """Return the runs that have not ended, in no order. Thread-safe."""
+
 def cancel_run(
     run_id: int | str | UUID | Run, /, reason: str = "", *, kind: CancelKind = "user"
-) -> bool: ...
-def shutdown(reason: str, timeout: float | None) -> bool: ...
+) -> bool:
+    """Ask the live run of this id, and all runs below it, to stop. Returns True if there is one, and this call was the
+    first to ask.
+
+    A :class:`Run` may be given in place of an id: then that run is meant, and no later run of the same id. `kind` is
+    who asks: `user`, `shutdown`, `disconnect`, …. The first reason stays. The `on_cancel` callbacks of the run's tokens
+    are called before this function returns. Thread-safe. Raises TypeError or ValueError for an invalid run id or kind.
+    """
+
+def shutdown(reason: str, timeout: float | None) -> bool:
+    """End every live run as cancelled, with kind `shutdown`, refuse new ones for good, and wait until the sinks have
+    written every event, `timeout` seconds at most. Return whether they have.
+
+    :func:`llm_callback.shutdown` is this, after it has ended the runs of every `RunManager`, and says the rest.
+    """
+
 def log_to_file(
     path: str | PathLike[str],
     /,
@@ -210,7 +361,26 @@ def log_to_file(
     fsync: bool = False,
     hold_bytes: int = 67108864,
     hold_seconds: float | None = 300.0,
-) -> SinkHandle: ...
+) -> SinkHandle:
+    """Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
+
+    A thread of the file's own writes, without the GIL: no other thread waits for the disk. Events that the disk has not
+    taken wait in the runs' logs. If the disk is full or hangs, the events are tried again; if a log evicts events
+    meanwhile, a `stream.gap` line says so. The logs of ended runs are held for the file, at most `hold_bytes` of events
+    and for `hold_seconds` (None: for any time). Beyond that only their lifecycle events are held, in 16 MiB more, and
+    the others count as dropped in `stats()["sinks"]`, under the file's real path.
+
+    One system call writes several whole lines: lines that another process appends come between two such calls. If an
+    event would make the file larger than `max_bytes`, the file is renamed with `.1` at its end, in place of an older
+    one. If the renaming fails, the file goes on growing, and the error is counted. No other program may move either
+    file. With `fsync` each flush waits for the disk: after lifecycle events, and once a second while events come.
+
+    Returns the :class:`SinkHandle`, which flushes and closes the file; it need not be kept. In the child of a fork
+    nothing is written: call this function there, for example in a hook of the server's workers. Thread-safe. Raises
+    OSError if the file cannot be opened, ValueError if this process writes to that path already,
+    :class:`ThreadRefused`.
+    """
+
 def add_sink(
     function: _SinkFunction,
     /,
@@ -218,40 +388,106 @@ def add_sink(
     name: str | None = None,
     hold_bytes: int = 67108864,
     hold_seconds: float | None = 300.0,
-) -> SinkHandle: ...
-def flush(timeout: float | None = 5.0) -> bool: ...
+) -> SinkHandle:
+    """Call `function` with the events of all runs that are opened from now on: lists of dicts, each list of one run.
+
+    A thread of the sink calls the function, one list after the other, at most 256 events at a time. Each run's events
+    come in order. Events that runs emit meanwhile wait in the runs' logs, so that a slow function delays nobody. If the
+    function raises, the same events come again, after a pause that grows up to two seconds; the exception is counted,
+    and logged once by the logger `llm_callback`. If a run's log evicts events before the function has taken them (see
+    :func:`configure`), a `stream.gap` event says so. The logs of ended runs are held for the function, at most
+    `hold_bytes` of events and for `hold_seconds` (None: for any time). Beyond that only their lifecycle events are
+    held, in 16 MiB more, and the others count as dropped.
+
+    `name` is the sink's key in `stats()["sinks"]`, which no other sink may have; if it is left out, the function's
+    qualified name. `function` must not be a coroutine function, and must not wait for :func:`flush`. At the
+    interpreter's exit it is called with the events that are left, for five seconds at most. Thread-safe; does not
+    block. Raises TypeError for an object that cannot be called, ValueError if there is a sink of that name,
+    :class:`ThreadRefused`.
+    """
+
+def flush(timeout: float | None = 5.0) -> bool:
+    """Wait until every sink has taken every event that was emitted before this call, at most `timeout` seconds. Returns
+    True once all have; False on timeout, and if a sink calls this.
+
+    For a lifespan handler, or before a snapshot: runs go on meanwhile. Without sinks it returns True at once.
+    Thread-safe. Blocks without the GIL; Ctrl-C works.
+    """
 
 @final
 class SinkHandle:
+    """The handle of a sink. Made by :func:`add_sink` and :func:`log_to_file`.
+
+    Dropping the handle leaves the sink as it is; used in `with`, leaving the block closes the sink. Thread-safe. In the
+    child of a fork its methods raise RuntimeError: the sink is the parent's.
+    """
     @property
-    def name(self) -> str: ...
-    def stats(self) -> _SinkStats: ...
-    def flush(self, timeout: float | None = 5.0) -> bool: ...
-    def close(self, timeout: float | None = 5.0) -> bool: ...
+    def name(self) -> str:
+        """The sink's name, under which `stats()["sinks"]` has its counters."""
+    def stats(self) -> _SinkStats:
+        """Return the sink's counters, as `stats()["sinks"]` has them; also after it was closed. Does not wait for the
+        sink.
+        """
+    def flush(self, timeout: float | None = 5.0) -> bool:
+        """Wait until the sink has taken every event that was emitted before this call, at most `timeout` seconds; None is
+        no limit. Returns True once it has; False on timeout, if the sink is closed, and if the sink itself calls this.
+
+        Blocks without the GIL; Ctrl-C works.
+        """
+    def close(self, timeout: float | None = 5.0) -> bool:
+        """Stop the sink once it has taken every event that was emitted before this call, at most after `timeout` seconds.
+        Events that it has not taken by then count as dropped. Returns True if it has taken everything. The other sinks
+        go on.
+
+        Blocks without the GIL. Ctrl-C ends the waiting, and the sink goes on closing. Closing again waits again, and
+        returns the same. If the sink itself calls this, it does not wait, and returns False.
+        """
     def __enter__(self) -> Self: ...
     def __exit__(self, *_error: object) -> None: ...
 
 @final
 class Run:
+    """One run: its events, its readers, its token and its end. Made by :func:`open_run`; found by :func:`get_run`.
+
+    Leaving a `with` block normally completes the run. An exception fails it, a cancellation cancels it, and both are
+    re-raised. A run that has ended stays as it ended, and can still be read.
+
+    Thread-safe, re-entrant: all methods may be called from any thread, at any time, also after the end. Two objects
+    of one run are equal. In the child of a fork the methods raise :class:`ForeignProcess`.
+    """
     @property
-    def run_id(self) -> int | str: ...
+    def run_id(self) -> int | str:
+        """The run's id: an int or a str."""
     @property
-    def parent_run_id(self) -> int | str | None: ...
+    def parent_run_id(self) -> int | str | None:
+        """The id of the run that this run is a part of, or None."""
     @property
-    def generation(self) -> int: ...
+    def generation(self) -> int:
+        """1 for the first run of this id, 2 for the next one, and so on, as far as earlier runs are remembered."""
     @property
-    def state(self) -> RunState: ...
+    def state(self) -> RunState:
+        """`pending`, `running`, `completed`, `failed` or `cancelled`. The last three are what the terminal event says."""
     @property
-    def token(self) -> CancelToken: ...
+    def token(self) -> CancelToken:
+        """The run's :class:`CancelToken`. Give it, or children of it, to the code that works for the run."""
     @property
-    def cancel_requested_at(self) -> float | None: ...
+    def cancel_requested_at(self) -> float | None:
+        """When the run was asked to stop, in seconds since 1970; None if it was not."""
     @property
-    def cancel_acknowledged_at(self) -> float | None: ...
+    def cancel_acknowledged_at(self) -> float | None:
+        """When the run's code was first told to stop, in seconds since 1970; None if it was not."""
     @property
-    def finished_at(self) -> float | None: ...
+    def finished_at(self) -> float | None:
+        """When the run ended, in seconds since 1970; None until then."""
     @property
-    def last_event_id(self) -> str | None: ...
-    def start(self) -> bool: ...
+    def last_event_id(self) -> str | None:
+        """The id of the latest event, or None."""
+    def start(self) -> bool:
+        """Begin a run that was opened with `pending=True`: its first event is `lifecycle.started`.
+
+        Returns True if the run is running now. Returns False if it has ended, or was asked to stop: then it never
+        starts.
+        """
     @overload
     def emit(
         self,
@@ -259,7 +495,22 @@ class Run:
         action: BuiltInAction | EventAction,
         data: Any = None,
         source: _Speaker | None = None,
-    ) -> str | None: ...
+    ) -> str | None:
+        """Append an event to the run's log. Returns the event's id, or None if the run has ended: then the event is
+        dropped, and counted.
+
+        `category` and `action` are members of :class:`EventCategory` and :class:`EventAction`, or their values. A kind
+        of your own is one dotted text in their place, and `data` comes next: `emit("billing.charged", {"cents": 5})`. A
+        terminal kind, such as `lifecycle.completed`, ends the run as that kind says, whatever the run's token says;
+        :meth:`complete` and :meth:`fail` look at the token.
+
+        `source` is a :class:`CallerContext` or its dict, None for the run itself. `data` is written as JSON at once; a
+        value that JSON has no form for becomes `str(value)`. A callback that is registered for the run is called after
+        the log has the event.
+
+        Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown kind, and
+        for data that contain themselves.
+        """
     # A kind of the application's own, as in emit("billing.charged", {"cents": 3}). The data are a Mapping, so that a
     # misspelt action, which is a str, matches no overload.
     @overload
@@ -284,20 +535,71 @@ class Run:
         data: Mapping[str, object] | None = None,
         source: _Speaker | None = None,
     ) -> str | None: ...
-    def handler(self, caller_context: _Speaker, *, verbose: bool = False) -> RunHandler: ...
+    def handler(self, caller_context: _Speaker, *, verbose: bool = False) -> RunHandler:
+        """Return an :class:`LLMCallbackHandler` that emits into this run, with `caller_context` as the source.
+
+        The handler copies `caller_context` now; a later change does not show. It keeps no tokens. Besides text,
+        reasoning and tool calls it reports `llm.completed` for each complete message of the model, and
+        `llm.tool_result` for each result of a tool. Unlike the original's handler it also reports text that is only
+        white space, so that the text is whole. Entries of a caller's `invocation_state` are no events, unless they are
+        named `delta` or `current_tool_use`, which hide those of strands.
+
+        The handler raises :class:`RunCancelled` once the run is cancelled, also after that end, so that the code that
+        still works for the run stops. After any other end its events are dropped, and counted.
+        """
     def subscribe(
         self,
         after: str | int | None = None,
         *,
         overflow: Overflow = "disconnect",
         patience: float | None = 1.0,
-    ) -> Subscription: ...
-    def cancel(self, reason: str = "", *, kind: CancelKind = "user") -> bool: ...
-    def annotate(self, **data: Any) -> bool: ...
-    def complete(self, **data: Any) -> bool: ...
-    def fail(self, error: BaseException | str, details: str | None = None, **data: Any) -> bool: ...
-    def wait(self, timeout: float | None = None) -> bool: ...
-    def bind(self, function: _F) -> _F: ...
+    ) -> Subscription:
+        """Return a :class:`Subscription` to the run's events.
+
+        `after` says where it begins: None with the next event, `"start"` with the oldest event that is held, an id
+        (`"<ms>-<sequence>"`, as in SSE's `Last-Event-ID`) or a sequence number after that event. Held events are
+        replayed, then the subscription is live: nothing is missed and nothing comes twice. If the log does not hold the
+        event that comes next, a `stream.gap` event says so, and the oldest held event follows.
+
+        `overflow` says what happens to a slow reader, when the log (10 000 events, 16 MiB) evicts events that it has
+        not read. `"disconnect"`: reading raises :class:`SubscriberLagged`. `"gap"`: a `stream.gap` event comes, then
+        the oldest held event. `"coalesce"`: consecutive text of one source that is read at once comes as one event;
+        then as `"gap"`. `"block"`: the emitting thread waits, `patience` seconds at most; then as `"gap"`.
+        """
+    def cancel(self, reason: str = "", *, kind: CancelKind = "user") -> bool:
+        """Ask this run, and all runs below it, to stop. Returns True if this call was the first to ask, and the run has
+        not ended. See :func:`cancel_run`.
+        """
+    def annotate(self, **data: Any) -> bool:
+        """Put the keywords into the data of the run's terminal event, however the run ends.
+
+        For values that are known before the end, such as the tokens used so far. Of two keywords of one name the later
+        stays; the fields of the end itself, such as `error` or `reason`, stay in any case. A terminal event of
+        :meth:`emit` gets no annotations. Returns False, and counts the annotation as late, if the run ends or has
+        ended. That is so in an `on_cancel` callback if the cancel ends a pending run, or comes from a shutdown. All
+        annotations of a run hold at most 64 KiB of JSON. Thread-safe; does not block. Raises ValueError for data that
+        contain themselves, or do not fit; then no keyword is added.
+        """
+    def complete(self, **data: Any) -> bool:
+        """End the run well. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True if this
+        call ended the run.
+
+        A run that was asked to stop ends as cancelled, with the same data beside the reason.
+        """
+    def fail(self, error: BaseException | str, details: str | None = None, **data: Any) -> bool:
+        """End the run with an error. Its terminal event is `lifecycle.failed {error, details}`. Returns True if this call
+        ended the run.
+
+        `error` is an exception or a text. `details`, if left out, are the exception's class, or empty. A run that was
+        asked to stop ends as cancelled instead.
+        """
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the run's end, at most `timeout` seconds. Returns True once the run has ended, False on timeout.
+
+        Blocks without the GIL; Ctrl-C works.
+        """
+    def bind(self, function: _F) -> _F:
+        """Return `function` wrapped so that this run is the current one while it runs. See :func:`bind`."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -311,31 +613,72 @@ class Run:
 
 @final
 class RunHandler(LLMCallbackHandler):
+    """A handler that is bound to one run. Made by :meth:`Run.handler`.
+
+    Give it to a framework as its callback handler. Thread-safe, re-entrant. It is its run's for good: who speaks, and
+    in which run, cannot be changed, and a copy is the handler itself.
+    """
     def __copy__(self) -> Self: ...
     def __deepcopy__(self, _memo: Any) -> Self: ...
 
 @final
 class RunCallback:
+    """Called with an event `{"source", "event", "data"}`, puts it into its run's log, then calls the callback that is
+    registered.
+    """
     def __call__(self, event: CallbackEvent | dict[str, Any]) -> None: ...
     def __eq__(self, value: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 @final
 class RunChecker:
+    """Called, says whether its run is to stop: by its token, or by the checker that is registered."""
     def __call__(self, *args: Never, **kwargs: Never) -> bool: ...
     def __eq__(self, value: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 @final
 class Subscription:
+    """A reader of one run's events. Made by :meth:`Run.subscribe`.
+
+    Iterating it, with `for` or `async for`, gives the events as dicts, in order, up to the terminal event: `{"id",
+    "run_id", "timestamp", "sequence", "source", "event", "data"}`. Each event is read once: :meth:`read` and
+    :meth:`sse` go on where the iteration stopped.
+
+    One thread or coroutine reads at a time; a second one gets :class:`ReaderBusy`. Any thread may call :meth:`close` at
+    any time. A subscription that is dropped, closed or cancelled leaves nothing behind. Threads wait without the GIL,
+    and Ctrl-C works; for a coroutine no thread waits. Reading raises :class:`SubscriberLagged` if the reader was too
+    slow and its `overflow` is `"disconnect"`.
+    """
     @property
-    def ended(self) -> bool: ...
+    def ended(self) -> bool:
+        """Whether no more events will come: the terminal event was read, or the subscription is closed."""
     @property
-    def lost(self) -> int: ...
-    def read(self, max: int = 1000, timeout: float | None = None) -> list[Event]: ...
-    def aread(self, max: int = 1000, timeout: float | None = None) -> Awaitable[list[Event]]: ...
-    def sse(self, heartbeat: float | None = 15.0, *, retry: int | None = None) -> SseStream: ...
-    def close(self) -> None: ...
+    def lost(self) -> int:
+        """How many events this reader was told to have missed, by `stream.gap` events."""
+    def read(self, max: int = 1000, timeout: float | None = None) -> list[Event]:
+        """Return the next events, at most `max`, as a list of dicts. If there is none, wait for one, `timeout` seconds at
+        most; without a timeout, until there is an event or the end.
+
+        The list is empty on timeout and after the end: see :attr:`ended`.
+        """
+    def aread(self, max: int = 1000, timeout: float | None = None) -> Awaitable[list[Event]]:
+        """As :meth:`read`, for coroutines: no thread waits. Cancelling the coroutine loses no event."""
+    def sse(self, heartbeat: float | None = 15.0, *, retry: int | None = None) -> SseStream:
+        """Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are
+        there, and no more than 64 KiB, but for one frame that is larger by itself.
+
+        Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which
+        are gone; None gives none. `retry` is the first line then: after how many milliseconds a client connects
+        again. The iteration ends after the run's last event; its `close` closes the subscription. The format is that
+        of the WHATWG's HTML standard, section 9.2.
+        """
+    def close(self) -> None:
+        """Stop reading. A read that waits ends, also in another thread or coroutine, and emitting threads no longer wait
+        for this reader.
+
+        Thread-safe; closing again does nothing. Events that were read from the log and not returned yet are dropped.
+        """
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event: ...
     def __aiter__(self) -> Self: ...
@@ -343,49 +686,103 @@ class Subscription:
     def __enter__(self) -> Self: ...
     def __exit__(self, *_error: object) -> None: ...
     @property
-    def _has_ready(self) -> bool: ...
-    def _next_now(self) -> Event | None: ...
-    def _wake_when_readable(self, wake: Callable[[], object]) -> bool: ...
-    def _forget_wake(self) -> None: ...
+    def _has_ready(self) -> bool:
+        """Whether the next event was read from the log already."""
+    def _next_now(self) -> Event | None:
+        """The next event, None if there is none yet. Raises StopAsyncIteration at the end."""
+    def _wake_when_readable(self, wake: Callable[[], object]) -> bool:
+        """Calls `wake`, from any thread, when there is something to read. Returns False, and does not call it, if there is
+        something now.
+        """
+    def _forget_wake(self) -> None:
+        """Takes back what `_wake_when_readable` has left."""
 
 @final
 class SseStream:
-    def close(self) -> None: ...
-    def aclose(self) -> Awaitable[None]: ...
+    """The bytes that SSE sends. Made by :meth:`Subscription.sse`."""
+    def close(self) -> None:
+        """Close the subscription. Thread-safe; again does nothing."""
+    def aclose(self) -> Awaitable[None]:
+        """As :meth:`close`, for `contextlib.aclosing`."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> bytes: ...
     def __aiter__(self) -> Self: ...
     def __anext__(self) -> Awaitable[bytes]: ...
-    def _next_now(self) -> bytes | None: ...
+    def _next_now(self) -> bytes | None:
+        """What to send next, None if there is nothing yet. Raises StopAsyncIteration at the end."""
 
 @final
 class CancelRegistration:
-    def stop(self) -> bool: ...
+    """What :meth:`CancelToken.on_cancel` returns. Dropping it does not stop the callback."""
+    def stop(self) -> bool:
+        """Take the callback back. Returns True if it was not called, and never will be. Thread-safe; does not wait for a
+        call that has begun.
+        """
 
 @disjoint_base
 class _Token:
+    """What :class:`CancelToken` does in Rust."""
     def __new__(cls, deadline: float | None = None) -> Self: ...
     def __init__(self, deadline: float | None = None) -> None: ...
-    def is_set(self) -> bool: ...
-    def isSet(self) -> bool: ...
-    def set(self) -> None: ...
-    def clear(self) -> None: ...
-    def wait(self, timeout: float | None = None) -> bool: ...
-    def cancel(self, reason: str = "", *, kind: CancelKind = "user") -> bool: ...
-    def on_cancel(self, callback: Callable[[], object]) -> CancelRegistration: ...
-    def _wake_on_cancel(self, wake: Callable[[], object]) -> CancelRegistration: ...
-    def child(self, deadline: float | None = None) -> CancelToken: ...
-    def shield(self) -> CancelToken: ...
+    def is_set(self) -> bool:
+        """Return whether the token is cancelled. Once True, always True. Does not block."""
+    def isSet(self) -> bool:
+        """As :meth:`is_set`, which `threading.Event` has under this name too."""
+    def set(self) -> None:
+        """As :meth:`cancel` without a reason: for code that expects a `threading.Event`."""
+    def clear(self) -> None:
+        """Raise RuntimeError: a cancel cannot be taken back."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the token is cancelled, at most `timeout` seconds. Returns whether it is cancelled. Blocks without
+        the GIL; Ctrl-C works.
+        """
+    def cancel(self, reason: str = "", *, kind: CancelKind = "user") -> bool:
+        """Cancel this token and all tokens below it. Returns True if this call was the first to cancel this token; the
+        first reason stays.
+
+        `kind` is `user`, `deadline`, `parent`, `shutdown` or `disconnect`. First all tokens are cancelled, and the
+        threads that wait for one are woken. Then the `on_cancel` callbacks are called, on this thread, with no lock
+        held. An exception of a callback goes to `sys.unraisablehook`, and the other callbacks are called; a Ctrl-C is
+        raised after them. Thread-safe, re-entrant.
+        """
+    def on_cancel(self, callback: Callable[[], object]) -> CancelRegistration:
+        """Call `callback()` once, when the token is cancelled; now, on this thread, if it is cancelled already.
+
+        The callback is called with no lock held on the thread that cancels. After a deadline that is a thread which
+        calls the callbacks of all deadlines, one after another; if a callback takes longer than a second, another
+        thread calls those of the other deadlines. The callback may do anything: ask, cancel, register, subscribe,
+        raise.
+
+        Returns a :class:`CancelRegistration`. Its `stop` takes the callback back; dropping the registration does not.
+        The token keeps the callback until it is called or stopped, or the run has ended.
+        """
+    def _wake_on_cancel(self, wake: Callable[[], object]) -> CancelRegistration:
+        """As `on_cancel`, for a coroutine that waits: `wake` is also called when the token lets go of it, as at its run's
+        end.
+        """
+    def child(self, deadline: float | None = None) -> CancelToken:
+        """Return a token below this one: it is cancelled when this token is, and at its own `deadline`, in seconds from
+        now.
+        """
+    def shield(self) -> CancelToken:
+        """Return a token that no cancel and no deadline of this token reaches: for work that must be done after a cancel."""
     @property
-    def kind(self) -> CancelKind | None: ...
+    def kind(self) -> CancelKind | None:
+        """Who cancelled the token: `user`, `deadline`, `parent`, `shutdown` or `disconnect`; None if it is not cancelled."""
     @property
-    def reason(self) -> str | None: ...
+    def reason(self) -> str | None:
+        """The message of the cancel, which may be empty; None if the token is not cancelled."""
     @property
-    def remaining(self) -> float | None: ...
-    def _at_fork_reinit(self) -> None: ...
+    def remaining(self) -> float | None:
+        """How many seconds are left until the token's deadline, at least 0; None without a deadline."""
+    def _at_fork_reinit(self) -> None:
+        """`threading.Event` has one; nothing here needs it."""
     def __eq__(self, value: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 def _set_flush(flush: Callable[[int | str, int], None]) -> None: ...
-def _set_token_class(token_class: type[ThreadingEvent]) -> None: ...
-def _write_unraisable(error: BaseException, thing: object) -> None: ...
+def _set_token_class(token_class: type[ThreadingEvent]) -> None:
+    """The class of which tokens are made."""
+
+def _write_unraisable(error: BaseException, thing: object) -> None:
+    """Hand what `thing` has raised to `sys.unraisablehook`, whose argument Python code cannot make."""
