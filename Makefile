@@ -55,7 +55,7 @@ lint: $(VENV)/.linters  ## Formats, lints, types, docs, spelling, borders in src
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/stubtest llm_callback --mypy-config-file pyproject.toml
+	$(BIN)/stubtest llm_callback._core --mypy-config-file pyproject.toml
 	$(BIN)/python tests/python/typing/check.py
 	$(BIN)/python tests/python/typing/hover.py
 	$(BIN)/taplo fmt --check

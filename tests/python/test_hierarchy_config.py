@@ -295,7 +295,7 @@ def test_what_is_no_mapping_is_no_configuration(data: Any) -> None:
 
 
 UNKNOWN = [
-    ("taks", "task?"),
+    ("tasks", "task?"),
     ("teams[0].worker", "workers?"),
     ("teams[0].workers[0].llm_config.max_token", "max_tokens?"),
     (
@@ -315,9 +315,9 @@ def test_an_unknown_entry_is_told_with_its_place(place: str, advice: str) -> Non
 
 def test_all_mistakes_are_told_at_once() -> None:
     """Each mistake of a configuration has a line of its own."""
-    data = with_entry("teams[0].name", 3, with_entry("taks", "x", with_entry("task", 1)))
+    data = with_entry("teams[0].name", 3, with_entry("tasks", "x", with_entry("task", 1)))
     told = str(raised_by(lambda: parse_hierarchy_config(data))).split("\n")
-    assert sorted(line.split(" ")[0] for line in told) == ["taks", "task", "teams[0].name"]
+    assert sorted(line.split(" ")[0] for line in told) == ["task", "tasks", "teams[0].name"]
 
 
 def test_a_stored_configuration_of_the_original_is_read_with_a_warning() -> None:

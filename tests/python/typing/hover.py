@@ -80,7 +80,9 @@ def main() -> int:
         return 0
     differs = [node for node, text in found if ast.get_docstring(node) != text]
     for node in differs:
-        print(f"{STUB.name}:{node.lineno}: the text of {node.name} differs from help(): run {sys.argv[0]} --write")
+        print(
+            f"{STUB.name}:{node.lineno}: the text of {node.name} differs from help(): run {sys.argv[0]} --write"
+        )
     print(f"_core.pyi: {len(found) - len(differs)} of {len(found)} texts are those of help()")
     return 1 if differs else 0
 
