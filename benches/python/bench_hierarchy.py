@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from strands import tool
 
 from llm_callback import RunManager, get_run
-from llm_callback._demo_run import DemoRun
+from llm_callback.demo._run import DemoRun
 from llm_callback.hierarchy import HierarchyExecutor, register_script, register_tool
 from llm_callback.testing import Pause, ScriptedModel, Text, ToolCall
 from measuring import environment, print_table

@@ -55,7 +55,7 @@ from llm_callback.exceptions import (
     ThreadRefused,
     TooManyRuns,
 )
-from llm_callback.runs import RunManager
+from llm_callback.manager import RunManager
 
 # What brings more of the standard library along than the rest is imported at its first use.
 _lazy.import_at_first_use(

@@ -7,7 +7,7 @@ from time import monotonic
 
 from llm_callback import _core
 from llm_callback._seconds import seconds
-from llm_callback.runs import _shut_down_managers
+from llm_callback.manager import _shut_down_managers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

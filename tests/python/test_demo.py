@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 import llm_callback
-from llm_callback import _demo_run, cli, demo
-from llm_callback._demo_run import DemoRun, Event, audit
-from llm_callback._display import Screen, ending, table
+from llm_callback import cli, demo
+from llm_callback.demo import _run as _demo_run
+from llm_callback.demo._display import Screen, ending, table
+from llm_callback.demo._run import DemoRun, Event, audit
 from llm_callback.hierarchy import providers, register_script
 from llm_callback.testing import Gate, Pause, ScriptedModel, Text
 

@@ -179,7 +179,7 @@ def test_the_import_brings_no_part_that_is_not_needed() -> None:
     """The demo, the command, the testing helpers and the types are imported by who uses them."""
     brought = {name for name in modules_after("import llm_callback") if "llm_callback" in name}
     names = {name.rpartition(".")[2] for name in brought}
-    assert not {"testing", "demo", "cli", "_demo_run", "_script", "_display", "_signatures"} & names
+    assert not {"testing", "demo", "cli", "_run", "_script", "_display", "_signatures"} & names
     assert not {"_event_types", "_version", "bound_executor"} & names
 
 

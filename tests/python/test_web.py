@@ -24,8 +24,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from llm_callback import CancelToken, _stuck, open_run, web
-from llm_callback.web import SseBody
+from llm_callback import CancelToken, open_run, web
+from llm_callback.web import SseBody, _stuck
 from readers import SseParser, checked, events_of, kind, kinds, numbers, overrun_by_size, say, text
 from servers import BUILDING, SERVERS, Given, on_uvicorn
 from support import DEADLINE, Running, new_id, printed
@@ -313,7 +313,8 @@ def test_bodies_are_watched_while_they_are_sent() -> None:
     printed(
         """
         import os, threading, time
-        from llm_callback import _stuck, open_run, web
+        from llm_callback import open_run, web
+        from llm_callback.web import _stuck
 
         run = open_run()
         def body():
@@ -367,7 +368,7 @@ def test_an_old_answer_ends() -> None:
 
 def test_ages_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams that began together do not end together: the age is varied by 20 % at most."""
-    monkeypatch.setattr(web, "monotonic", lambda: 0.0)
+    monkeypatch.setattr("llm_callback.web._sse.monotonic", lambda: 0.0)
     run = open_run()
     ends = [web.sse_answer(run, max_age=100.0).body._end for _ in range(100)]
     assert len(set(ends)) > 50

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
-    from llm_callback._starlette import SseResponse
+    from llm_callback.web._starlette import SseResponse
 
 # How often a loop looks after its streams, in seconds.
 _PERIOD = 0.25

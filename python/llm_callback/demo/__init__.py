@@ -16,15 +16,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llm_callback import RunManager
-from llm_callback._demo_run import DemoRun
-from llm_callback._display import Screen, ending, table
+from llm_callback.demo._display import Screen, ending, table
+from llm_callback.demo._run import DemoRun
 from llm_callback.hierarchy.config import ConfigError, LlmConfig
 from llm_callback.hierarchy.providers import ModelRequest, ModelUnavailable, create_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from llm_callback._display import _Colour
+    from llm_callback.demo._display import _Colour
 
     _Show = Callable[[Sequence[DemoRun], float], None]
 

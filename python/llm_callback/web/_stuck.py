@@ -14,7 +14,7 @@ from weakref import ref
 from llm_callback.cancel import CancelToken
 
 if TYPE_CHECKING:
-    from llm_callback.web import SseBody
+    from llm_callback.web._sse import SseBody
 
 _PERIOD = 1.0
 

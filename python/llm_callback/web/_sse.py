@@ -1,37 +1,4 @@
-"""Runs over HTTP, as server-sent events: for Flask, Starlette, FastAPI, and whatever else sends bytes.
-
-With Flask::
-
-    @app.get("/runs/<int:run_id>/events")
-    def events(run_id):
-        return web.flask_response(run_id)
-
-With Starlette or FastAPI::
-
-    @app.get("/runs/{run_id}/events")
-    async def events(run_id: int, request: Request):
-        return web.starlette_response(run_id, request)
-
-With anything else, here WSGI::
-
-    answer = web.sse_answer(run_id, last_event_id=environ.get("HTTP_LAST_EVENT_ID"))
-    start_response(f"{answer.status:d} {answer.status.phrase}", [*answer.headers.items()])
-    return answer.body
-
-and in the page, for all of them::
-
-    const source = new EventSource(`/runs/${runId}/events`);
-    source.onmessage = ({ data }) => show(JSON.parse(data));
-
-An ``EventSource`` that loses its connection comes back by itself, with the id of the last event that it has seen, and
-reads on after it. The answer to one that has seen the run's last event is 204, which is how a server stops it. The
-protocol is that of the WHATWG's HTML standard, section 9.2: https://html.spec.whatwg.org/multipage/server-sent-events.html
-
-A stream ends with its run. It also ends when uvicorn exits, when its client does not read, and when it is old: then the
-client comes back, and nothing is lost that the log still holds. docs/deployment.md says what servers and proxies need.
-
-No framework is imported before it is used.
-"""
+"""The answer to a client that wants the events of a run as server-sent events, of no framework."""
 
 from __future__ import annotations
 
@@ -41,39 +8,24 @@ from random import uniform
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-from llm_callback import _stuck
 from llm_callback._core import Run, get_run
 from llm_callback._seconds import positive_seconds
 from llm_callback.exceptions import SubscriberLagged
+from llm_callback.web import _stuck
 
 if TYPE_CHECKING:
     from typing import TypeAlias
     from uuid import UUID
 
-    import flask
-    from starlette.requests import Request
-    from starlette.responses import StreamingResponse
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
     from llm_callback._core import SseStream
     from llm_callback.events import Overflow
 
-    _RunOrId: TypeAlias = Run | int | str | UUID
-
-__all__ = [
-    "SseAnswer",
-    "SseBody",
-    "SseOptions",
-    "flask_response",
-    "sse_answer",
-    "starlette_response",
-]
+    RunOrId: TypeAlias = Run | int | str | UUID
 
 # What 64 bits hold for certain; the ids that we mint are shorter.
 _EVENT_ID = re.compile("[0-9]{1,19}-[0-9]{1,19}")
-
-# The header wins: an EventSource that reconnects sends the parameter too, as the page wrote it once.
-_HEADER, _PARAMETER = "Last-Event-ID", "last_event_id"
 
 # By which part of it the age differs at which streams end.
 _SPREAD = 0.2
@@ -213,7 +165,7 @@ class SseAnswer(NamedTuple):
 
 
 def sse_answer(  # noqa: PLR0913 - each has a default that fits
-    run: _RunOrId,
+    run: RunOrId,
     *,
     last_event_id: str | None = None,
     after: str | int | None = "start",
@@ -265,55 +217,8 @@ def sse_answer(  # noqa: PLR0913 - each has a default that fits
     return SseAnswer(HTTPStatus.OK, {**_STREAM_HEADERS}, body)
 
 
-def flask_response(
-    run: _RunOrId, request: flask.Request | None = None, **options: Unpack[SseOptions]
-) -> flask.Response:
-    """Return the Flask response with the events of a run. See :func:`sse_answer` for the options and the statuses.
-
-    The client's place is read from ``request``, the current one if none is given: from its header ``Last-Event-ID``,
-    else its query parameter ``last_event_id``, for a page that was rendered with the events before.
-
-    A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it: where it
-    has closed its connection, the reader of a quiet run is freed with the first or second heartbeat after. Where the
-    client does not read, the reader is freed at most a second after ``send_timeout``. The server's thread, which is
-    blocked in sending, cannot be interrupted: it comes back when the client reads again, or the system gives the
-    connection up.
-    """
-    import flask  # noqa: PLC0415
-
-    request = flask.request if request is None else request
-    header = request.headers.get(_HEADER)
-    answer = _answer(run, request.method, header or request.args.get(_PARAMETER), options)
-    response = flask.Response(answer.body, status=answer.status)
-    # In place of Flask's own: what has no content has no Content-Type.
-    response.headers.clear()
-    response.headers.update(answer.headers)
-    return response
-
-
-def starlette_response(
-    run: _RunOrId, request: Request, **options: Unpack[SseOptions]
-) -> StreamingResponse:
-    """Return the Starlette response, which is FastAPI's too, with the events of a run. See :func:`sse_answer`.
-
-    The client's place is read from ``request``: from its header ``Last-Event-ID``, else its query parameter
-    ``last_event_id``, for a page that was rendered with the events before. No thread waits. The reader is freed when
-    the server says that the client has gone; uvicorn does so at once. Where the client does not read for
-    ``send_timeout`` seconds, the connection is closed on uvicorn, and the sending is cancelled on other servers.
-
-    uvicorn waits at its exit for open responses before the application's lifespan ends. So once uvicorn exits, all
-    streams of its event loop end within half a second, and clients that take nothing are dropped a second later. On
-    other servers set the server's own limit for open responses.
-    """
-    from llm_callback._starlette import SseResponse  # noqa: PLC0415
-
-    header = request.headers.get(_HEADER)
-    answer = _answer(run, request.method, header or request.query_params.get(_PARAMETER), options)
-    return SseResponse(answer)
-
-
-def _answer(
-    run: _RunOrId, method: str, last_event_id: str | None, options: SseOptions
+def answer_to(
+    run: RunOrId, method: str, last_event_id: str | None, options: SseOptions
 ) -> SseAnswer:
     answer = sse_answer(run, last_event_id=last_event_id, **options)
     if method == "HEAD":

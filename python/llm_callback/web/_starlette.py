@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope
 from starlette.responses import StreamingResponse
 
-from llm_callback import _server
-from llm_callback._server import watcher
+from llm_callback.web import _server
+from llm_callback.web._server import watcher
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-    from llm_callback.web import SseAnswer
+    from llm_callback.web._sse import SseAnswer
 
 
 class SseResponse(StreamingResponse):
