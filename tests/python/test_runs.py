@@ -35,8 +35,10 @@ from llm_callback import (
     active_runs,
     cancel_run,
     get_current_run_id,
+    get_event_callback,
     get_run,
     open_run,
+    register_event_callback,
     stats,
 )
 from support import (
@@ -1038,6 +1040,112 @@ def test_words_are_checked(category: Any, action: Any, error: type[Exception]) -
         with pytest.raises(error):
             run.emit(category, action, {})
         assert len(events(run)) == 1
+
+
+ANN = CallerContext.worker("w1", "Ann", "Readers")
+CENTS = {"cents": 5}
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "data", "source"),
+    [
+        ((), {}, {}, None),
+        ((CENTS,), {}, CENTS, None),
+        ((None,), {}, {}, None),
+        (([5],), {}, [5], None),
+        ((CENTS, ANN), {}, CENTS, ANN),
+        ((CENTS, None), {}, CENTS, None),
+        ((None, ANN), {}, {}, ANN),
+        ((None, None), {}, {}, None),
+        ((CENTS,), {"source": ANN}, CENTS, ANN),
+        ((None,), {"source": ANN}, {}, ANN),
+        ((), {"data": CENTS}, CENTS, None),
+        ((), {"data": CENTS, "source": ANN}, CENTS, ANN),
+        ((), {"data": None, "source": ANN}, {}, ANN),
+        ((), {"source": ANN}, {}, ANN),
+    ],
+)
+def test_a_dotted_kind_is_followed_by_data_and_source(
+    given: tuple[Any, ...], named: dict[str, Any], data: Any, source: CallerContext | None
+) -> None:
+    """After a kind of one's own come the data and the source, by position or by name; None is as if left out."""
+    with open_run() as run:
+        assert run.emit("billing.charged", *given, **named) is not None
+        assert run.emit("llm.stream", *given, **named) is not None
+        own, built_in = events(run)[-2:]
+        assert own["event"] == {"category": "billing", "action": "charged"}
+        assert built_in["event"] == {"category": "llm", "action": "stream"}
+        for event in (own, built_in):
+            assert event["data"] == data
+            assert event["source"] == (source and source.to_source_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "named", "message"),
+    [
+        ("billing.charged", ("charged",), {}, "takes data next, not the text 'charged'"),
+        ("billing.charged", ("charged", CENTS), {}, "takes data next"),
+        ("billing.charged", ("charged",), {"data": CENTS}, "takes data next"),
+        ("llm.stream", (EventAction.STREAM, CENTS), {}, "takes data next"),
+        ("billing.charged", (CENTS, ANN, None), {}, "nothing beside them"),
+        ("billing.charged", (CENTS, CENTS, ANN), {}, "nothing beside them"),
+        ("billing.charged", (CENTS, CENTS), {}, "source"),
+        ("llm", (), {}, "a category and an action"),
+        ("llm", (), {"data": CENTS}, "a category and an action"),
+    ],
+)
+def test_what_does_not_fit_a_dotted_kind_is_refused(
+    kind: str, given: tuple[Any, ...], named: dict[str, Any], message: str
+) -> None:
+    """An action beside a dotted kind, too many arguments and a category alone raise, and emit nothing."""
+    with open_run() as run:
+        with pytest.raises((TypeError, ValueError), match=message):
+            run.emit(kind, *given, **named)
+        assert len(events(run)) == 1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ".charged",
+        "billing.",
+        "billing..charged",
+        "a b.c",
+        "lifecycle.paused",
+        "stream.gap",
+        "a." + "b" * 200,
+    ],
+)
+def test_a_kind_of_ones_own_is_checked(kind: str) -> None:
+    """A dotted text that is no kind, or is the library's own, raises ValueError and emits nothing."""
+    with open_run() as run:
+        with pytest.raises(ValueError, match=r"kind|category 'stream'"):
+            run.emit(kind, CENTS)
+        assert len(events(run)) == 1
+
+
+def test_a_run_s_callback_takes_the_events_of_another_run() -> None:
+    """What a registered callback hears, also a kind of one's own, can be handed to the callback of another run."""
+    with open_run() as heard, open_run() as told:
+        callback = get_event_callback(told.run_id)
+        assert callback is not None
+        register_event_callback(heard.run_id, callback)
+        heard.emit("billing.charged", CENTS, ANN)
+        heard.emit("llm", "stream", {"content": "x"}, ANN)
+        mine, theirs = events(heard)[1:], events(told)[1:]
+        parts = ("event", "source", "data")
+        assert [[e[p] for p in parts] for e in theirs] == [[e[p] for p in parts] for e in mine]
+        for category, action in [
+            ("stream", "gap"),
+            ("lifecycle", "paused"),
+            ("", "x"),
+            ("a b", "c"),
+        ]:
+            with pytest.raises(ValueError, match=r"kind|category 'stream'"):
+                callback(
+                    {"source": None, "event": {"category": category, "action": action}, "data": {}}
+                )
+        assert len(events(told)) == len(mine) + 1
 
 
 class Colour(enum.Enum):

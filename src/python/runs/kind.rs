@@ -31,8 +31,8 @@ fn refuse_stream(category: &str) -> PyResult<()> {
     Ok(())
 }
 
-/// The built-in kind of a category and an action, each a text or a member of its enum.
-pub(crate) fn kind(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<EventKind> {
+/// The two texts of a kind, each a text or a member of its enum.
+fn texts(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<(String, String)> {
     let text = |name: &str, value: &Bound<'_, PyAny>| match value.cast::<PyString>() {
         Ok(text) => Ok(text.to_string_lossy().into_owned()),
         Err(_) => Err(PyTypeError::new_err(format!(
@@ -40,7 +40,24 @@ pub(crate) fn kind(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> Py
             shown(value)
         ))),
     };
-    let (category, action) = (text("category", category)?, text("action", action)?);
+    Ok((text("category", category)?, text("action", action)?))
+}
+
+/// The kind that an event of this library names: a built-in one, or a host's own.
+pub(crate) fn forwarded_kind(
+    category: &Bound<'_, PyAny>,
+    action: &Bound<'_, PyAny>,
+) -> PyResult<EventKind> {
+    let (category, action) = texts(category, action)?;
+    let kind = EventKind::from_parts(&category, &action);
+    let kind = kind.map_err(|error| PyValueError::new_err(error.to_string()))?;
+    refuse_stream(kind.category())?;
+    Ok(kind)
+}
+
+/// The built-in kind of a category and an action, each a text or a member of its enum.
+pub(crate) fn kind(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<EventKind> {
+    let (category, action) = texts(category, action)?;
     let list = |words: Vec<&str>| words.join(", ");
     let category = category.parse::<Category>().map_err(|_| {
         let known = Category::ALL

@@ -7,6 +7,7 @@ use super::read_options;
 use super::run_handler::PyRunHandler;
 use super::subscription::PySubscription;
 use super::token::{PyToken, kind_and_reason};
+use crate::python::cpython::arguments::{Arg, shown};
 use crate::python::cpython::encode;
 use crate::python::cpython::errors::run_ended;
 use crate::python::cpython::exit::{raise_interrupt, sleep_if_ended};
@@ -151,42 +152,55 @@ impl PyRun {
     ///
     /// Blocks, without the GIL, only for a reader with `overflow="block"`. Raises ValueError for an unknown kind, and
     /// for data that contain themselves.
-    #[pyo3(signature = (category, action=None, data=None, source=None))]
+    #[pyo3(
+        signature = (category, action=Arg::Missing, data=Arg::Missing, source=Arg::Missing),
+        text_signature = "($self, category, action=None, data=None, source=None)"
+    )]
     fn emit<'py>(
         &self,
         py: Python<'py>,
         category: &Bound<'py, PyAny>,
-        action: Option<&Bound<'py, PyAny>>,
-        data: Option<&Bound<'py, PyAny>>,
-        source: Option<&Bound<'py, PyAny>>,
+        action: Arg<'_, 'py>,
+        data: Arg<'_, 'py>,
+        source: Arg<'_, 'py>,
     ) -> PyResult<Option<String>> {
+        use Arg::{Given, Missing};
+
         sleep_if_ended(|| {
             let run = self.run()?;
-            let (kind, data, source) = match (dotted_kind(category)?, action) {
-                (Some(kind), None) => (kind, data, source),
+            let (kind, data, source) = match (dotted_kind(category)?, action, data, source) {
+                (Some(kind), Missing, data, source) => (kind, data, source),
+                (Some(kind), Given(first), _, _) if first.is_instance_of::<PyString>() => {
+                    return Err(PyTypeError::new_err(format!(
+                        "emit({:?}, …) takes data next, not the text {}: a dotted kind has its action in it",
+                        kind.to_string(),
+                        shown(&first)
+                    )));
+                }
                 // One place earlier than with two words: emit(kind, data, source).
-                (Some(kind), Some(first)) if source.is_none() => (kind, Some(first), data),
-                (Some(kind), Some(first)) if data.is_none() => (kind, Some(first), source),
-                (Some(_), Some(_)) => {
+                (Some(kind), data, source, Missing) | (Some(kind), data, Missing, source) => {
+                    (kind, data, source)
+                }
+                (Some(_), Given(_), Given(_), Given(_)) => {
                     return Err(PyTypeError::new_err(
-                        "emit() takes a dotted kind, data and a source: no action beside them",
+                        "emit() takes a dotted kind, data and a source: nothing beside them",
                     ));
                 }
-                (None, Some(action)) => (kind(category, action)?, data, source),
-                (None, None) => {
+                (None, Given(action), data, source) => (kind(category, &action)?, data, source),
+                (None, Missing, _, _) => {
                     return Err(PyTypeError::new_err(
                         "emit() takes a category and an action, or one dotted text: emit(\"billing.charged\", data)",
                     ));
                 }
             };
-            let none = py.None().into_bound(py);
-            let empty = PyDict::new(py).into_any();
             let source = match source {
-                Some(source) if !source.is_none() => event::source_dict(source)?,
-                _ => none,
+                Given(source) if !source.is_none() => event::source_dict(&source)?,
+                _ => py.None().into_bound(py),
             };
-            let data = data.filter(|data| !data.is_none()).unwrap_or(&empty);
-            emit(py, run, &kind, &source, data)
+            match data {
+                Given(data) if !data.is_none() => emit(py, run, &kind, &source, &data),
+                _ => emit(py, run, &kind, &source, &PyDict::new(py)),
+            }
         })
     }
 

@@ -2,7 +2,7 @@
 //! token.
 
 use super::emit::emit;
-use super::kind::kind;
+use super::kind::forwarded_kind;
 use crate::Run;
 use crate::python::cpython::arguments::shown;
 use crate::python::cpython::exit::sleep_if_ended;
@@ -58,7 +58,7 @@ impl PyRunCallback {
                 return Ok(());
             };
             let kind = item(event, &names(py).event)?;
-            let kind = self::kind(
+            let kind = forwarded_kind(
                 &item(&kind, &names(py).category)?,
                 &item(&kind, &names(py).action)?,
             )?;
