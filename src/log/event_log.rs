@@ -313,7 +313,7 @@ impl EventLog {
         }
     }
 
-    /// Unlocks after a read, and tells those whom the read concerns.
+    /// Unlocks after a read, and wakes the threads that wait for this reader.
     fn finish_read(
         &self,
         state: MutexGuard<'_, State>,
@@ -322,14 +322,17 @@ impl EventLog {
     ) -> Result<Read, Lagged> {
         self.note_bytes(&state);
         drop(state);
-        match (&read, &self.listener) {
-            (Err(lagged), Some(listener)) => listener.lagged(*lagged),
-            (Ok(Read::Events(_)), _) if matches!(reader.overflow, Overflow::Block(_)) => {
-                self.read.notify_all();
-            }
-            _ => {}
+        if matches!(reader.overflow, Overflow::Block(_)) && matches!(read, Ok(Read::Events(_))) {
+            self.read.notify_all();
         }
         read
+    }
+
+    /// Tells the listener that a reader was disconnected.
+    pub(super) fn tell_lagged(&self, lagged: Lagged) {
+        if let Some(listener) = &self.listener {
+            listener.lagged(lagged);
+        }
     }
 
     /// Closes a subscription, also while a thread reads for it. Returns the wake that its reader has left.

@@ -61,6 +61,7 @@ impl EventLog {
 impl Subscription {
     /// Reads what is there, at most `max` (a number of events, or [`Limits`]). If there is nothing, waits at most
     /// `timeout`; without a timeout, until there is an event or the end. Returns at least one event, whatever its size.
+    /// A gap, and a lifecycle event that was kept longer than its neighbours, come on top of `max`.
     ///
     /// # Errors
     ///
@@ -75,8 +76,8 @@ impl Subscription {
         }
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let read = self.closer.0.log.read(&mut self.reader, max.into(), end);
-        if read.is_err() {
-            self.closer.note();
+        if let Err(lagged) = read {
+            self.closer.disconnected(lagged);
         }
         Ok(self.finish(read?))
     }
@@ -91,8 +92,8 @@ impl Subscription {
             return Ok(read);
         }
         let read = self.closer.0.log.try_read(&mut self.reader, max.into());
-        if let Err(TryReadError::Lagged(_)) = read {
-            self.closer.note();
+        if let Err(TryReadError::Lagged(lagged)) = read {
+            self.closer.disconnected(lagged);
         }
         Ok(self.finish(read?))
     }
@@ -210,6 +211,12 @@ impl Closer {
 
     fn note(&self) {
         self.0.is_closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the log has closed the subscription, and tells the log's listener.
+    fn disconnected(&self, lagged: Lagged) {
+        self.note();
+        self.0.log.tell_lagged(lagged);
     }
 
     fn detach(&self) -> Option<Wake> {

@@ -166,12 +166,13 @@ impl<'a> RunBuilder<'a> {
             run.discard();
             return Err(refused);
         }
+        // Before the start, which ends a run that is cancelled already.
+        observers.tell(|observer| observer.opened(&run));
         if self.is_pending {
             run.end_unstarted_on_cancel();
         } else {
             run.start();
         }
-        observers.tell(|observer| observer.opened(&run));
         Ok(run)
     }
 

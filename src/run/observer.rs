@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// Each method is called on the thread that causes what it tells of, with no lock held: it may use the library, and
 /// should not block. A panic ends in the call.
 pub trait Observer: Send + Sync {
-    /// A run was opened. If it does not wait for its start, it has started, or has ended unstarted.
+    /// A run was opened. It has not started yet, unless another thread that found the run has started it. If such a
+    /// thread ends the run meanwhile, [`ended`](Self::ended) may be called first: [`Run::state`] tells.
     fn opened(&self, _run: &Arc<Run>) {}
 
     /// A run has ended: its terminal event is in its log, and its readers are woken.

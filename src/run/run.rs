@@ -230,7 +230,8 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// [`TryAppendError`]; nothing has happened if it is [`WouldBlock`](TryAppendError::WouldBlock).
+    /// [`TryAppendError`]. If it is [`WouldBlock`](TryAppendError::WouldBlock), the event is not in the log; a pending run
+    /// has started all the same.
     pub fn emit_within(&self, body: &EncodedBody, wait: Wait) -> Result<EventId, TryAppendError> {
         let is_unstarted = self.is_unstarted.load(Ordering::Acquire);
         let is_terminal = body.kind().is_terminal();

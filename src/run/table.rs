@@ -31,6 +31,8 @@ pub(super) struct Table {
     late: AtomicU64,
     /// Protects the list of the observers. Under it: its copy.
     observers: Mutex<Observers>,
+    /// Whether there is an observer. Relaxed, no partner: the list is read under its lock.
+    is_observed: AtomicBool,
     this: Weak<Self>,
 }
 
@@ -116,6 +118,7 @@ impl Table {
             has_live: AtomicBool::new(false),
             late: AtomicU64::new(0),
             observers: Mutex::default(),
+            is_observed: AtomicBool::new(false),
             this: this.clone(),
         })
     }
@@ -287,10 +290,16 @@ impl Table {
 
     pub(super) fn observe(&self, observer: Arc<dyn Observer>) {
         self.observers.lock().add(observer);
+        self.is_observed.store(true, Ordering::Relaxed);
     }
 
+    /// The observers. Takes no lock if there is none: a thread that must not wait may ask, at a late event.
     pub(super) fn observers(&self) -> Observers {
-        self.observers.lock().clone()
+        if self.is_observed.load(Ordering::Relaxed) {
+            self.observers.lock().clone()
+        } else {
+            Observers::default()
+        }
     }
 
     /// Drops the events of forgotten runs, but not those that readers have still to read within the bound. Takes the

@@ -107,8 +107,12 @@ impl Frame {
         let head = &self.bytes[..self.data];
         let bytes = [head, br#"{"content":""#, text, br#""}"#, TAIL].concat();
         Self {
+            id: self.id,
+            kind: self.kind.clone(),
             bytes: bytes.into_boxed_slice(),
-            ..self.clone()
+            json: self.json,
+            source: self.source.clone(),
+            data: self.data,
         }
     }
 }

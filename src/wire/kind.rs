@@ -299,7 +299,7 @@ pub enum InvalidEventKind {
     Malformed(String),
     /// The text is longer than 128 bytes.
     TooLong(String),
-    /// The text begins with `lifecycle.` or `stream.`, and the library has no such kind.
+    /// The text begins with `lifecycle.` or `stream.`, and its action is none of the library's.
     Reserved(String),
 }
 

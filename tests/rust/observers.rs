@@ -4,11 +4,11 @@
 
 use crate::options;
 use llm_callback::{
-    CancelKind, EncodedBody, EventKind, Lagged, Limits, Observer, Overflow, Run, RunId, RunState,
-    Runs, Start,
+    CancelKind, Closer, EncodedBody, EventKind, Lagged, Limits, Observer, Overflow, Run, RunId,
+    RunState, Runs, Start,
 };
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Notes what it hears, and looks at the run, which takes the run's locks.
 #[derive(Default)]
@@ -39,6 +39,21 @@ impl Observer for Notes {
 
     fn lagged(&self, run: &RunId, lagged: Lagged) {
         self.add(format!("lagged {run} {} {}", lagged.next, lagged.oldest));
+    }
+}
+
+/// Notes whether the subscription whose lag it hears of is closed by then.
+#[derive(Default)]
+struct AsksTheCloser {
+    closer: Mutex<Option<Closer>>,
+    is_closed: Mutex<Vec<bool>>,
+}
+
+impl Observer for AsksTheCloser {
+    fn lagged(&self, _run: &RunId, _lagged: Lagged) {
+        let closer = self.closer.lock().unwrap();
+        let is_closed = closer.as_ref().unwrap().is_closed();
+        self.is_closed.lock().unwrap().push(is_closed);
     }
 }
 
@@ -75,7 +90,7 @@ fn observers_hear_everything_once() {
         .pending(true)
         .open()
         .unwrap();
-    assert_eq!(notes.take(), ["opened 1 running", "opened part pending"]);
+    assert_eq!(notes.take(), ["opened 1 pending", "opened part pending"]);
 
     let mut slow = run.subscribe(&Start::Live, Overflow::Disconnect);
     for _ in 0..6 {
@@ -94,10 +109,40 @@ fn observers_hear_everything_once() {
     assert_eq!(notes.take(), ["late 1 8"; 3]);
     assert_eq!((part.state(), runs.stats().late), (RunState::Cancelled, 3));
 
+    // Its deadline has passed: it ends before it starts.
+    let late = runs.builder("late").deadline(Instant::now());
+    assert_eq!(late.open().unwrap().state(), RunState::Cancelled);
+    assert_eq!(
+        notes.take(),
+        ["opened late pending", "ended late cancelled"]
+    );
+
     let open = runs.open(2).unwrap();
     runs.shutdown("going home", Duration::ZERO);
     assert!(runs.open(3).is_err());
-    assert_eq!(notes.take(), ["opened 2 running", "ended 2 cancelled"]);
+    assert_eq!(notes.take(), ["opened 2 pending", "ended 2 cancelled"]);
     assert!(!open.cancel(CancelKind::User, "too late"));
     assert_eq!(notes.take(), [""; 0]);
+}
+
+/// A subscription that has lagged is closed before the observers hear of its lag.
+#[test]
+fn a_lag_is_told_of_a_closed_subscription() {
+    let runs = Runs::new(options(|options| options.limits = Limits::from(4)));
+    let asks = Arc::new(AsksTheCloser::default());
+    runs.observe(Arc::clone(&asks) as Arc<dyn Observer>);
+    let run = runs.open(1).unwrap();
+    for wait in [Some(Duration::ZERO), None] {
+        let mut slow = run.subscribe(&Start::Live, Overflow::Disconnect);
+        *asks.closer.lock().unwrap() = Some(slow.closer());
+        for _ in 0..6 {
+            run.emit(&token()).unwrap();
+        }
+        let is_lagged = match wait {
+            Some(wait) => slow.read(1, Some(wait)).is_err(),
+            None => slow.try_read(1).is_err(),
+        };
+        assert!(is_lagged);
+    }
+    assert_eq!(*asks.is_closed.lock().unwrap(), [true, true]);
 }

@@ -1,15 +1,15 @@
 //! What was delivered, dropped and cancelled, as counts that only grow.
 
-use crate::sync::{AtomicU64, LazyLock, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 /// What every handler of this process counts.
-pub(crate) static COUNTERS: LazyLock<Counters> = LazyLock::new(Counters::default);
+pub(crate) static COUNTERS: Counters = Counters::new();
 
 /// Counters that any thread adds to and any thread reads.
 ///
 /// Each has a cache line of its own, so that threads that count different things do not slow each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
     emitted: CachePadded<AtomicU64>,
     no_callback: CachePadded<AtomicU64>,
@@ -32,6 +32,15 @@ pub(crate) struct Stats {
 
 // Relaxed throughout: a count orders nothing and has no partner; only its own sum must be right.
 impl Counters {
+    const fn new() -> Self {
+        Self {
+            emitted: CachePadded::new(AtomicU64::new(0)),
+            no_callback: CachePadded::new(AtomicU64::new(0)),
+            route: CachePadded::new(AtomicU64::new(0)),
+            cancelled: CachePadded::new(AtomicU64::new(0)),
+        }
+    }
+
     /// An event is about to be handed to its callback.
     pub(crate) fn count_emitted(&self) {
         self.emitted.fetch_add(1, Ordering::Relaxed);
