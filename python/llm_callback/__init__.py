@@ -81,13 +81,15 @@ if _lazy.TYPE_CHECKING:
     from llm_callback.events import (
         CallbackEvent,
         CancelKind,
-        Event,
-        EventWord,
-        Overflow,
-        RunState,
-        Source,
+        Event as Event,
+        EventWord as EventWord,
+        Overflow as Overflow,
+        RunState as RunState,
+        Source as Source,
     )
 
+# Without the types Event, EventWord, Overflow, RunState and Source: `from llm_callback import *` in a host of the
+# original module would hide its `threading.Event`.
 __all__ = [
     "AgentType",
     "BoundExecutor",
@@ -96,15 +98,12 @@ __all__ = [
     "CancelKind",
     "CancelRegistration",
     "CancelToken",
-    "Event",
     "EventAction",
     "EventCategory",
-    "EventWord",
     "ForeignProcess",
     "LLMCallbackHandler",
     "LlmCallbackError",
     "OutputCapture",
-    "Overflow",
     "ParentNotLive",
     "ReaderBusy",
     "Run",
@@ -113,10 +112,8 @@ __all__ = [
     "RunExists",
     "RunManager",
     "RunQueueFull",
-    "RunState",
     "ShutDown",
     "SinkHandle",
-    "Source",
     "SseStream",
     "SubscriberLagged",
     "Subscription",

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llm_callback.exceptions import LlmCallbackError
+
 if TYPE_CHECKING:
     from strands.types.content import Messages
 
@@ -126,7 +128,7 @@ class Request:
     system_prompt: str | None
 
 
-class ScriptExhausted(RuntimeError):
+class ScriptExhausted(LlmCallbackError, RuntimeError):
     """The agent sent a request for which the script has no turn.
 
     ``turn`` is the turn that was asked for, counted from 1, and ``turns`` how many there are. An

@@ -1,4 +1,4 @@
-"""The exceptions that this package raises on its own account.
+"""The exceptions that this package raises on its own account; an extra's are beside what raises them.
 
 All but :class:`RunCancelled` are below :class:`LlmCallbackError`, and each is also the built-in error that it extends.
 ``except LlmCallbackError`` so does not take a cancellation for a failure.

@@ -19,7 +19,7 @@ from llm_callback._core import get_run, open_run
 from llm_callback._job import Job
 from llm_callback.cancel import CancelToken
 from llm_callback.context import _current_run
-from llm_callback.exceptions import RunQueueFull, ShutDown
+from llm_callback.exceptions import RunQueueFull, ShutDown, ThreadRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -123,10 +123,11 @@ class RunManager:
         runs: it hears what handlers, the output and :meth:`Run.emit` say, and never the run's own ``lifecycle`` events;
         its end is for :meth:`Run.wait`, or a subscription.
 
-        Does not wait for a thread to be free. Raises RuntimeError after :meth:`shutdown`, when the interpreter exits,
-        where ``max_queued`` runs wait (threads that start runs at one moment may each add one more), and where a run of
-        that id has not ended; TypeError or ValueError for arguments that cannot be; ImportError where the default
-        executor is not installed.
+        Does not wait for a thread to be free. Raises :class:`ShutDown` after :meth:`shutdown` and at the interpreter's
+        exit; :class:`RunQueueFull` if ``max_queued`` runs wait (threads that start runs at the same moment may each add
+        one more); :class:`RunExists` if a run of this id is live; :class:`ThreadRefused` if the system refuses the only
+        thread that could execute the run, which then has failed; TypeError and ValueError for bad arguments;
+        ImportError if the default executor is not installed.
         """
         if on_event is not None:
             check_callable("on_event", on_event)
@@ -157,9 +158,10 @@ class RunManager:
             with self._lock:
                 is_stuck = not self._workers and self._queued.pop(run, None) is not None
             if is_stuck:
-                run.fail(error)
+                refused = ThreadRefused(f"no thread can be started for run {run.run_id!r}: {error}")
+                run.fail(refused)
                 job.finish()
-                raise
+                raise refused from error
         if run.token.is_set():
             # Perhaps before it was in the queue.
             self._was_cancelled(job)

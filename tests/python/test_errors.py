@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 import threading
 
 import pytest
@@ -19,9 +20,13 @@ from llm_callback import (
     RunQueueFull,
     ShutDown,
     SubscriberLagged,
+    ThreadRefused,
     exceptions,
+    get_run,
     open_run,
 )
+from llm_callback.hierarchy import ConfigError, ModelUnavailable
+from llm_callback.testing import ScriptExhausted
 from support import DEADLINE, new_id, printed
 
 ERRORS = [
@@ -39,6 +44,38 @@ def test_each_error_is_exported_and_documented(error: type[LlmCallbackError]) ->
     made = error(3, 5) if error is SubscriberLagged else error("why")
     for other in (copy.copy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301 - our own
         assert (type(other), str(other)) == (error, str(made))
+
+
+def test_no_error_of_the_package_is_outside_its_base() -> None:
+    """Also the errors of the hierarchy and of the scripted model are below LlmCallbackError."""
+    modules = [sys.modules[name] for name in [*sys.modules] if name.split(".")[0] == "llm_callback"]
+    raised = {
+        thing
+        for module in modules
+        for thing in vars(module).values()
+        if isinstance(thing, type)
+        and issubclass(thing, Exception)
+        and not issubclass(thing, Warning)
+        and thing.__module__.split(".")[0] == "llm_callback"
+    }
+    assert {ConfigError, ModelUnavailable, ScriptExhausted, RunExists} <= raised
+    assert [thing for thing in raised if not issubclass(thing, LlmCallbackError)] == [RunCancelled]
+
+
+def test_a_manager_tells_that_the_system_refuses_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first thread of a manager is refused, the run has failed, and the error is ThreadRefused."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    run_id = new_id()
+    with monkeypatch.context() as patch, RunManager(print) as manager:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ThreadRefused, match="can't start new thread"):
+            manager.start_run(run_id=run_id)
+    run = get_run(run_id)
+    assert run is not None
+    assert run.state == "failed"
 
 
 def test_a_cancellation_is_no_error_of_the_package() -> None:

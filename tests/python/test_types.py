@@ -123,13 +123,15 @@ def test_a_misspelt_name_is_no_name() -> None:
             exec(f"from {module.__name__} import Evnt")  # noqa: S102
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
+def test_the_version_is_that_of_the_distribution(tmp_path: Path) -> None:
     """``__version__`` is what pip knows, and there is none where pip knows nothing."""
     assert llm_callback.__version__ == metadata.version("llm-callback")
+    # A folder with the package alone: an installed one has its distribution's files beside it.
+    (tmp_path / "llm_callback").symlink_to(Path(llm_callback.__file__).parent)
     assert printed(
         "import llm_callback; print(hasattr(llm_callback, '__version__'))",
         "-S",
-        env={"PYTHONPATH": str(Path(llm_callback.__file__).parents[1])},
+        env={"PYTHONPATH": str(tmp_path)},
     ) == ("False\n")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from strands.tools import ToolProvider
 from strands.types.tools import AgentTool
 
+from llm_callback.exceptions import LlmCallbackError
 from llm_callback.hierarchy.config import ConfigError, LlmConfig
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     _Script: TypeAlias = Callable[["ModelRequest"], Model | Sequence[Turn]]
 
 
-class ModelUnavailable(RuntimeError):
+class ModelUnavailable(LlmCallbackError, RuntimeError):
     """A model cannot be used here: its package is not installed, or its key is not set; the message says which."""
 
 
