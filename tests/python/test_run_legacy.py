@@ -98,7 +98,7 @@ def test_the_callback_of_an_open_run_emits_into_it() -> None:
         ({}, KeyError),
         (event(event="llm.stream"), TypeError),
         (event(event={"category": "llm"}), KeyError),
-        (event(event={"category": "llm", "action": "nothing"}), ValueError),
+        (event(event={"category": "llm", "action": "no thing"}), ValueError),
         (event(source=5), TypeError),
         (event(source={}), ValueError),
         ({"source": None, "event": {"category": "llm", "action": "stream"}}, KeyError),
@@ -106,7 +106,7 @@ def test_the_callback_of_an_open_run_emits_into_it() -> None:
     ids=repr,
 )
 def test_what_is_no_event_is_refused(bad: Any, error: type[Exception]) -> None:
-    """An event that lacks a part, or has unknown words, raises and says nothing."""
+    """An event that lacks a part, or has words that are none, raises and emits nothing."""
     with open_run() as run:
         with pytest.raises(error):
             get_event_callback(run.run_id)(bad)
