@@ -1,14 +1,14 @@
 //! How a run is opened.
 
 use super::end::lifecycle;
-use super::observer::Observers;
+use super::listener::RunListener;
 use super::open_error::OpenError;
 use super::run::{Identity, Owner, Parent, Run};
 use super::runs::Runs;
 use crate::cancel::{CancelKind, CancelToken, NoTimer};
-use crate::log::{EventLog, Lagged, Listener};
+use crate::log::EventLog;
 use crate::run_id::RunId;
-use crate::sink::{Follows, Opened, follow};
+use crate::sink::{Opened, follow};
 use crate::wire::{EventKind, Object};
 use serde::Serialize;
 use std::sync::{Arc, Weak};
@@ -154,7 +154,7 @@ impl<'a> RunBuilder<'a> {
                 generation,
                 number: identity.number,
             };
-            Some(Box::new(Listening {
+            Some(Box::new(RunListener {
                 follows: follow(&sinks, &opened, log),
                 observers: observers.clone(),
                 id: identity.id.clone(),
@@ -200,23 +200,5 @@ impl<'a> RunBuilder<'a> {
             });
         }
         Ok(token)
-    }
-}
-
-/// Tells the sinks and the observers what happens to one run's log.
-struct Listening {
-    follows: Follows,
-    observers: Observers,
-    id: RunId,
-}
-
-impl Listener for Listening {
-    fn appended(&self, is_end: bool) {
-        self.follows.tell(is_end);
-    }
-
-    fn lagged(&self, lagged: Lagged) {
-        self.observers
-            .tell(|observer| observer.lagged(&self.id, lagged));
     }
 }

@@ -4,6 +4,7 @@ mod annotations;
 mod builder;
 mod end;
 mod finished;
+mod listener;
 mod log_view;
 mod observer;
 mod open_error;
