@@ -1132,6 +1132,7 @@ def test_a_run_s_callback_takes_the_events_of_another_run() -> None:
         register_event_callback(heard.run_id, callback)
         heard.emit("billing.charged", CENTS, ANN)
         heard.emit("llm", "stream", {"content": "x"}, ANN)
+        register_event_callback(heard.run_id, None)
         mine, theirs = events(heard)[1:], events(told)[1:]
         parts = ("event", "source", "data")
         assert [[e[p] for p in parts] for e in theirs] == [[e[p] for p in parts] for e in mine]
