@@ -1,17 +1,17 @@
-//! Arguments as Python functions take them, and the `TypeError`s of those that do not fit.
+//! The arguments of Python functions, and the `TypeError`s of calls that do not match a signature.
 //!
-//! `PyO3`'s own texts differ from `CPython`'s in small ways, and `CPython`'s differ between versions. So functions here
-//! take whatever comes, as `(a=Arg::Missing, …, *rest)`, and a call that does not fit is repeated on a Python function
-//! of the same signature (`llm_callback._signatures`), whose error is the one that is raised. Only an unexpected
-//! keyword is left to `PyO3`, whose text is the same but for the hints of 3.13: `**extra` would cost the fast calling
-//! convention.
+//! `PyO3`'s error texts differ from `CPython`'s in small ways, and `CPython`'s differ between versions. So the functions
+//! of the drop-in accept any arguments, as `(a=Arg::Missing, …, *rest)`. A call that does not match is repeated on a
+//! Python function of the same signature (`llm_callback._signatures`), and the error of that function is raised. Only an
+//! unexpected keyword is left to `PyO3`: its text is the same except for the hints of 3.13, and accepting `**extra`
+//! would cost the fast calling convention.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{Borrowed, prelude::*};
 use std::convert::Infallible;
 
-/// An argument that may be absent, which `None` does not say.
+/// An argument that may be left out, which is not the same as passing `None`.
 #[derive(Clone, Copy)]
 pub(crate) enum Arg<'a, 'py> {
     Missing,
@@ -35,7 +35,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Arg<'a, 'py> {
     }
 }
 
-/// An object as an error shows it: its `repr`, not too much of it; its class where that cannot be had.
+/// An object as error messages show it: the first part of its `repr`, or its class if `repr` fails.
 pub(crate) fn shown(object: &Bound<'_, PyAny>) -> String {
     const MOST: usize = 200;
     let repr = object
@@ -51,10 +51,12 @@ pub(crate) fn shown(object: &Bound<'_, PyAny>) -> String {
     }
 }
 
-/// The required `given`, or the error of the Python function `name` (`"function"` or `"Class.method"`).
+/// Returns the required arguments `given`, or the `TypeError` of the Python function `name` (`"function"` or
+/// `"Class.method"`) if the call does not match its signature.
 ///
-/// `receiver` is a method's `self`; `given` are the parameters in order, as they were received; `optional` those
-/// after them, which only matter for the error, as do `rest` and `extra`: what was given beyond the parameters.
+/// `receiver` is a method's `self`. `given` are the required parameters, in order, with the arguments that were
+/// received. `optional` are the parameters after them, which only matter for the error. `rest` and `extra` are the
+/// arguments beyond the parameters: if there are any, the call does not match.
 pub(crate) fn require<'a, 'py, const N: usize>(
     py: Python<'py>,
     name: &str,
@@ -108,7 +110,7 @@ where
             match arg {
                 Arg::Given(object) if by_position => args.push((*object).to_owned()),
                 Arg::Given(object) => kwargs.set_item(name, object)?,
-                // What follows was given by keyword.
+                // Arguments after a missing one were given by keyword.
                 Arg::Missing => by_position = false,
             }
         }

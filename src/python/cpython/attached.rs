@@ -1,6 +1,7 @@
-//! A mutex for what only attached threads touch: on a build with a GIL, the GIL is the lock.
+//! A mutex for data that only attached threads touch: on a build with a GIL, the GIL is the lock.
 //!
-//! A token takes four of these; as real locks they were an eighth of a dropped one's time (benches/README.md).
+//! A handler takes four of these locks for one piece of text. As real locks they took an eighth of the time of a piece
+//! that is dropped.
 
 pub(crate) use imp::AttachedMutex;
 
@@ -46,9 +47,9 @@ mod imp {
         locked: Cell<bool>,
     }
 
-    // SAFETY: both cells are touched with a `Python` token only, and of the threads that have one at a time, all but
-    // one wait for the GIL; its hand-over orders what they do. `locked` keeps a second guard from being made, also
-    // where the holder of the first has detached meanwhile.
+    // SAFETY: both cells are touched only with a `Python` token, which means with the GIL. One thread has the GIL at a
+    // time, and its hand-over orders the accesses. `locked` prevents a second guard, even if the thread that holds the
+    // first guard has detached meanwhile.
     unsafe impl<T: Send> Sync for AttachedMutex<T> {}
 
     impl<T> AttachedMutex<T> {
@@ -59,7 +60,8 @@ mod imp {
             }
         }
 
-        /// Locks. A holder that runs Python code or detaches makes the next one fail: it must do neither.
+        /// Locks the mutex. Panics if it is locked already: a thread that holds the guard must not run Python code or
+        /// detach.
         #[inline]
         pub(crate) fn lock<'a, 'py: 'a>(&'a self, py: Python<'py>) -> Guard<'a, T> {
             self.try_lock(py)
@@ -81,7 +83,7 @@ mod imp {
 
     pub(crate) struct Guard<'a, T> {
         mutex: &'a AttachedMutex<T>,
-        /// Not to be sent to another thread.
+        /// Makes the guard `!Send`.
         attached: PhantomData<Python<'a>>,
     }
 

@@ -1,4 +1,4 @@
-//! A Python value as JSON text: as `json.dumps` has it, and what JSON has no form for as `str(value)`.
+//! A Python value as JSON text, as `json.dumps` writes it; a value that JSON has no form for becomes `str(value)`.
 
 use crate::wire::json;
 use pyo3::exceptions::PyValueError;
@@ -10,22 +10,23 @@ use pyo3::types::{
 use serde_json::value::RawValue;
 use std::io::Write;
 
-/// So deep may lists and dicts be nested; readers in Rust follow some levels further (`serde_json`'s limit is 128).
+/// How deep lists and dicts may be nested: some levels less than `serde_json`, with which readers in Rust parse them,
+/// allows (128).
 const DEEPEST: usize = 100;
 
 /// Appends the JSON of `value`.
 ///
-/// A `str` may hold lone surrogates, which are escaped. NaN and the infinities become texts, bytes a note of how many
-/// there were, any other object `str(value)`; a key that is no text becomes one.
+/// Lone surrogates in a `str` are escaped. NaN and the infinities become texts, `bytes` a text that says how many there
+/// are, and any other object `str(value)`. A key that is no `str` becomes a text.
 ///
 /// # Errors
 ///
-/// `ValueError` for what is nested too deep or contains itself, and what `str(value)` raises.
+/// `ValueError` if the value is nested too deep or contains itself, and the exceptions of `str(value)`.
 pub(crate) fn encode(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
     write(out, value, 0)
 }
 
-/// The JSON of keyword arguments, none of which are an empty object.
+/// The JSON of keyword arguments: an empty object if there are none.
 pub(crate) fn keywords(data: Option<&Bound<'_, PyDict>>) -> PyResult<Box<RawValue>> {
     match data {
         Some(data) if !data.is_empty() => to_raw(data),
@@ -34,7 +35,7 @@ pub(crate) fn keywords(data: Option<&Bound<'_, PyDict>>) -> PyResult<Box<RawValu
     }
 }
 
-/// The JSON of `value` as a text of its own.
+/// The JSON of `value`, as a new text.
 pub(crate) fn to_raw(value: &Bound<'_, PyAny>) -> PyResult<Box<RawValue>> {
     let mut out = Vec::with_capacity(256);
     encode(&mut out, value)?;
@@ -55,7 +56,7 @@ pub(crate) fn string(out: &mut Vec<u8>, text: Borrowed<'_, '_, PyString>) -> PyR
     Ok(())
 }
 
-/// The text as Rust can hold it: U+FFFD stands for each lone surrogate.
+/// The text as a Rust string, with U+FFFD in place of each lone surrogate.
 pub(crate) fn lossy(text: &Bound<'_, PyString>) -> PyResult<String> {
     if let Ok(text) = text.to_str() {
         return Ok(text.to_owned());
@@ -132,7 +133,7 @@ fn int(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         out.extend_from_slice(itoa::Buffer::new().format(small).as_bytes());
         return Ok(());
     }
-    // The class's own: that of a subclass may say anything.
+    // `int.__repr__` itself: a subclass may override it.
     let class = value.py().get_type::<PyInt>();
     let digits = class.call_method1("__repr__", (value,))?;
     out.extend_from_slice(digits.cast::<PyString>()?.to_str()?.as_bytes());
@@ -141,7 +142,7 @@ fn int(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<()> {
 
 fn object(out: &mut Vec<u8>, dict: &Bound<'_, PyDict>, depth: usize) -> PyResult<()> {
     out.push(b'{');
-    // A copy of the items: `str(value)` of one may change the dict.
+    // A copy of the items, because `str(value)` may run code that changes the dict.
     for (index, item) in dict.items().iter().enumerate() {
         let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
         if index > 0 {

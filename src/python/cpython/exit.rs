@@ -1,19 +1,20 @@
-//! What becomes of a thread that the interpreter ends, at its exit, inside a call of ours.
+//! What happens to a thread that the exiting interpreter ends inside a call of this module.
 //!
-//! Before 3.14, `CPython` ends a daemon thread that comes back for the GIL by `pthread_exit` ("Caution" at
-//! `PyGILState_Ensure` in the C API's reference). With glibc that unwinds the stack by force; Rust's frames are not
-//! made to be unwound so, and the process aborts. Here such a thread is stopped before the first frame is unwound, and
-//! sleeps until the process is gone: what `CPython` itself does since 3.14.
+//! Before 3.14, `CPython` ends a daemon thread that asks for the GIL again at the interpreter's exit by `pthread_exit`
+//! ("Caution" at `PyGILState_Ensure` in the C API's reference). With glibc that unwinds the stack by force. Rust's
+//! frames do not allow such unwinding, and the process aborts. Here the thread is stopped before its first frame is
+//! unwound, and sleeps until the process ends, as in `CPython` itself since 3.14.
 //!
-//! Not covered: the rest of a call in which C code has left a callback by `longjmp`, since glibc then forgets the
-//! handlers of this thread.
+//! Not covered: if C code leaves a callback by `longjmp`, glibc forgets the thread's cleanup handlers, and the rest of
+//! the call is unprotected.
 
 use super::interpreter::may_get_signals;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use std::cell::Cell;
 
-/// Runs `body`, in which Python code may run or the GIL be given up. A thread that is ended in it never leaves it.
+/// Runs `body`, which may run Python code or give up the GIL. If the interpreter ends the thread there, the thread
+/// sleeps, and never leaves `body`.
 #[inline]
 pub(crate) fn sleep_if_ended<R>(body: impl FnOnce() -> R) -> R {
     let _watch = thread::Watch::new();
@@ -21,13 +22,15 @@ pub(crate) fn sleep_if_ended<R>(body: impl FnOnce() -> R) -> R {
 }
 
 thread_local! {
-    /// Whether a Ctrl-C came in the middle of a function that is called for somebody else.
+    /// Whether a Ctrl-C was raised in a callback or a wake that this thread called, and is still to be raised by
+    /// [`raise_interrupt`].
     static INTERRUPTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls a Python function, from whichever thread; not at the interpreter's exit, when nobody waits for it any more.
+/// Calls a Python function, from any thread. At the interpreter's exit it does nothing: nobody waits for the call any
+/// more.
 ///
-/// What it raises goes to `sys.unraisablehook`, but a Ctrl-C to [`raise_interrupt`].
+/// An exception of the function goes to `sys.unraisablehook`; a Ctrl-C is left to [`raise_interrupt`].
 pub(crate) fn call_from_any_thread(function: &Py<PyAny>) {
     sleep_if_ended(|| {
         Python::try_attach(|py| {
@@ -42,8 +45,8 @@ pub(crate) fn call_from_any_thread(function: &Py<PyAny>) {
     });
 }
 
-/// Wakes a coroutine, as [`call_from_any_thread`]. What fails here, as at the end of this thread's stack or in a
-/// Ctrl-C, is done by a thread of its own: a wake that went unheard would leave the coroutine waiting for ever.
+/// Calls `wake`, which wakes a coroutine, from any thread. If the call fails, for example because this thread's stack
+/// is full or a Ctrl-C came, a new thread calls it again: a lost wake would leave the coroutine waiting for ever.
 pub(crate) fn wake_from_any_thread(wake: Py<PyAny>) {
     let failed = sleep_if_ended(|| {
         Python::try_attach(|py| {
@@ -61,12 +64,13 @@ pub(crate) fn wake_from_any_thread(wake: Py<PyAny>) {
     }
 }
 
-/// Whether it is the Ctrl-C that a signal handler raises, which it does on one thread only.
+/// Whether `error` is the Ctrl-C that a signal handler raises. Signal handlers run on Python's main thread only.
 fn is_interrupt(py: Python<'_>, error: &PyErr) -> bool {
     may_get_signals() && error.is_instance_of::<PyKeyboardInterrupt>(py)
 }
 
-/// Raises the Ctrl-C that came while functions were called for others, now that all of them were.
+/// Raises the Ctrl-C that came during a callback or a wake, if there was one. To be called once all of them were
+/// called.
 #[inline]
 pub(crate) fn raise_interrupt() -> PyResult<()> {
     if INTERRUPTED.replace(false) {
@@ -75,7 +79,7 @@ pub(crate) fn raise_interrupt() -> PyResult<()> {
     Ok(())
 }
 
-/// Hand what `thing` has raised to `sys.unraisablehook`, whose argument Python code cannot make.
+/// Pass `error`, which `thing` has raised, to `sys.unraisablehook`. Python code cannot make the argument of that hook.
 #[pyfunction]
 #[pyo3(name = "_write_unraisable")]
 pub(crate) fn write_unraisable(error: &Bound<'_, PyAny>, thing: &Bound<'_, PyAny>) {
@@ -111,9 +115,9 @@ mod thread {
 
     thread_local! {
         static DEPTH: Cell<usize> = const { Cell::new(0) };
-        // Where it is gone already, the thread is at its end, and not inside the interpreter's.
-        // On the heap: glibc runs a handler when the unwinding leaves the buffer's place on the stack, and one that
-        // is not on the stack at once.
+        // If the buffer is gone already, the thread is ending by itself, and the interpreter does not end it.
+        // On the heap: glibc runs the handler of a buffer on the stack only when the unwinding reaches that buffer, but
+        // the handler of any other buffer at once.
         #[expect(clippy::unnecessary_box_returns, reason = "see above")]
         static BUFFER: Box<UnsafeCell<CleanupBuffer>> = Box::new(UnsafeCell::new(CleanupBuffer {
             routine: None,
@@ -123,7 +127,7 @@ mod thread {
         }));
     }
 
-    /// While there is one, the thread is not unwound by force. They nest, as calls do.
+    /// While a watch exists, its thread is not unwound by force. Watches nest, as calls do.
     pub(crate) struct Watch(());
 
     impl Watch {
@@ -148,8 +152,8 @@ mod thread {
             let depth = DEPTH.get() - 1;
             DEPTH.set(depth);
             if depth == 0 {
-                // SAFETY: registered by the outermost Watch of this thread, and by now the last registration again,
-                // since whatever was called in between has returned.
+                // SAFETY: the outermost Watch of this thread registered the buffer, and that is the latest registration
+                // again, since every call in between has returned.
                 let _ = BUFFER.try_with(|buffer| unsafe {
                     _pthread_cleanup_pop(buffer.get(), 0);
                 });
@@ -166,7 +170,7 @@ mod thread {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod thread {
-    /// Elsewhere `pthread_exit` leaves the stack as it is.
+    /// On other platforms `pthread_exit` does not unwind the stack.
     pub(crate) struct Watch;
 
     impl Watch {

@@ -1,4 +1,4 @@
-//! Which interpreter, and which of its threads, this is.
+//! Which interpreter, and which of its threads, the calling code runs on.
 
 #![expect(unsafe_code, reason = "PyO3 has no face for interpreters")]
 
@@ -7,9 +7,9 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Refuses to be imported by any interpreter but the main one: a second one would get the first one's objects.
+/// Raises ImportError in any interpreter but the main one: a second interpreter would get the first one's objects.
 pub(crate) fn refuse_all_but_the_main(_py: Python<'_>) -> PyResult<()> {
-    // SAFETY: the thread is attached; neither pointer is looked into.
+    // SAFETY: the thread is attached; neither pointer is dereferenced.
     if unsafe { ffi::PyInterpreterState_Get() == ffi::PyInterpreterState_Main() } {
         return Ok(());
     }

@@ -1,9 +1,9 @@
-//! A module that may not have been imported, and is not imported here.
+//! Looking up modules that may not have been imported, without importing them.
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// A module, if somebody has imported it.
+/// The module `name`, or None if it has not been imported.
 pub(crate) fn loaded<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
     let modules = py.import("sys")?.getattr("modules")?;
     Ok(modules
@@ -12,7 +12,7 @@ pub(crate) fn loaded<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<
         .filter(|module| !module.is_none()))
 }
 
-/// Whether `object` is an instance of a class of such a module.
+/// Whether `object` is an instance of `class` of `module`. False if the module has not been imported.
 pub(crate) fn is_instance_of_loaded(
     object: &Bound<'_, PyAny>,
     module: &str,

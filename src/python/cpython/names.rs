@@ -1,7 +1,7 @@
-//! The strings by which we look into Python objects, interned once, at import.
+//! The Python strings that are used often, such as the names of attributes and keys: interned once, at import.
 //!
-//! Not `intern!` where they are used: that makes each at its first use and lets go of the GIL meanwhile, and the child
-//! of a fork at that moment would wait for ever for a thread that it does not have.
+//! `intern!` would make each string at its first use, and give up the GIL meanwhile: the child of a fork at that moment
+//! would wait for ever for a thread that it does not have.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -1,6 +1,6 @@
-//! What belongs to the process that made it: after a fork, the child has a copy that nobody may touch.
+//! Values that belong to the process that made them. After a fork the child has copies, which must not be touched.
 //!
-//! Its locks may be held by threads that the child does not have, and its readers and files are the parent's.
+//! The locks of a copy may be held by threads that the child does not have, and its readers and files are the parent's.
 
 use super::errors::foreign_process;
 use crate::sync::{AtomicU64, Ordering};
@@ -8,11 +8,11 @@ use pyo3::PyErr;
 use pyo3::Python;
 use std::mem::ManuallyDrop;
 
-/// How many forks lie between this process and the one that imported us. Relaxed: it changes while there is one
-/// thread.
+/// How many forks lie between this process and the one that imported this module. Relaxed: it changes in a fork's child
+/// while that has one thread.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// In the child of a fork: what was made before belongs to the parent.
+/// To be called in the child of a fork: all values made before belong to the parent.
 pub(crate) fn has_forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
@@ -31,13 +31,13 @@ impl<T> Owned<T> {
         }
     }
 
-    /// The value, if this is its process.
+    /// The value, or None if it belongs to another process.
     #[inline]
     pub(crate) fn get(&self) -> Option<&T> {
         (self.forks == FORKS.load(Ordering::Relaxed)).then_some(&*self.value)
     }
 
-    /// The value, or the error that tells a user whose it is.
+    /// The value, or `ForeignProcess` if it belongs to another process. `what` names the value in the message.
     pub(crate) fn get_or_raise(&self, what: &str) -> Result<&T, PyErr> {
         self.get().ok_or_else(|| {
             let message = format!(
@@ -47,7 +47,7 @@ impl<T> Owned<T> {
         })
     }
 
-    /// The value, also that of another process: for what needs no lock.
+    /// The value, even if it belongs to another process: only for operations that take no lock.
     #[inline]
     pub(crate) fn anyway(&self) -> &T {
         &self.value
@@ -58,7 +58,7 @@ impl<T> Drop for Owned<T> {
     #[expect(unsafe_code, reason = "leaked where it is another process's")]
     fn drop(&mut self) {
         if self.get().is_some() {
-            // SAFETY: dropped here and nowhere else, and nobody has it any more.
+            // SAFETY: the value is dropped here only, and nothing uses it afterwards.
             unsafe { ManuallyDrop::drop(&mut self.value) }
         }
     }

@@ -1,4 +1,4 @@
-//! Waiting without the GIL, so that Ctrl-C still works.
+//! Waiting without the GIL, with a working Ctrl-C; arguments and results that are times and numbers.
 
 use super::arguments::shown;
 use super::interpreter::may_get_signals;
@@ -12,10 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// How often the main thread looks for signals while it waits.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Calls `wait`, detached, with how long it may take; until it returns something, or `timeout` is over, which is
-/// `None`.
+/// Calls `wait`, detached, with the longest time that it may take, and returns its result. Returns `None` if `timeout`
+/// passes first.
 ///
-/// Signals reach Python's main thread only, so that this one waits in slices. Raises what a signal handler raises.
+/// Signal handlers run on Python's main thread only. So the main thread waits in slices, runs the handlers between two
+/// slices, and raises what they raise; every other thread waits in one piece.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     timeout: Option<Duration>,
@@ -38,7 +39,8 @@ pub(crate) fn wait<T: Send>(
     }
 }
 
-/// A number of seconds; None is no limit. What is below zero is zero, and what no clock can hold is no limit.
+/// The duration that the argument `name` gives in seconds. None, and a number that no clock can hold, are no limit; a
+/// negative number is zero. Raises ValueError for NaN, and TypeError for an object that is no number.
 pub(crate) fn seconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
     let Some(value) = value.filter(|value| !value.is_none()) else {
         return Ok(None);
@@ -60,14 +62,15 @@ pub(crate) fn seconds(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<
     }
 }
 
-/// Seconds since 1970, as `time.time()` has them, to the millisecond: as events have it.
+/// Seconds since 1970, as in `time.time()`, cut to whole milliseconds, as in events.
 pub(crate) fn unix_time(time: Option<SystemTime>) -> Option<f64> {
     let since = time?.duration_since(UNIX_EPOCH).unwrap_or_default();
     let millis = Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     Some(millis.as_secs_f64())
 }
 
-/// A whole number, at least `least`.
+/// The integer that the argument `name` gives, at least `least`. Raises TypeError if `value` is no int, and ValueError
+/// if it is out of range.
 pub(crate) fn number<'py, T>(name: &str, value: &Bound<'py, PyAny>, least: T) -> PyResult<T>
 where
     T: FromPyObjectOwned<'py> + PartialOrd + Display + Copy,
