@@ -1,10 +1,10 @@
 //! The arguments of Python functions, and the `TypeError`s of calls that do not match a signature.
 //!
-//! `PyO3`'s error texts differ from `CPython`'s in small ways, and `CPython`'s differ between versions. So the functions
-//! of the drop-in accept any arguments, as `(a=Arg::Missing, …, *rest)`. A call that does not match is repeated on a
-//! Python function of the same signature (`llm_callback._signatures`), and the error of that function is raised. Only an
-//! unexpected keyword is left to `PyO3`: its text is the same except for the hints of 3.13, and accepting `**extra`
-//! would cost the fast calling convention.
+//! `PyO3`'s error texts differ from `CPython`'s in small ways, and `CPython`'s differ between versions. So the
+//! functions of the drop-in accept any arguments, as `(a=Arg::Missing, …, *rest)`. A call that does not match is
+//! repeated on a Python function of the same signature (`llm_callback._signatures`), and the error of that function is
+//! raised. Only an unexpected keyword is left to `PyO3`: its text is the same except for the hints of 3.13, and
+//! accepting `**extra` would cost the fast calling convention.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::types::{PyDict, PyTuple};

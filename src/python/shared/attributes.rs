@@ -1,8 +1,8 @@
-//! Where the attributes of a plain handler are: beside the object, so that a new handler is cheap, until a dict is
+//! The attributes of a plain handler. They are kept in a Rust struct, so that a new handler is cheap, until a dict is
 //! needed.
 //!
-//! They move into a dict when `__dict__` is asked for, an attribute is deleted, or another one is set: so `vars()`,
-//! `copy`, `pickle` and `__dict__.update(…)` see what they expect.
+//! They move into a dict when `__dict__` is read, when an attribute is deleted, and when an attribute of another name
+//! is set: so `vars()`, `copy`, `pickle` and `__dict__.update(…)` work as with any object.
 
 use crate::python::cpython::attached::AttachedMutex;
 use crate::python::cpython::exit::sleep_if_ended;
@@ -11,7 +11,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
-/// Which of the handler's own attributes.
+/// One of the handler's own attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attribute {
     CallerContext,
@@ -54,7 +54,7 @@ pub(crate) struct Inline {
 }
 
 impl Inline {
-    /// None for a buffer that was not asked for yet.
+    /// None for a buffer that was not made yet.
     fn get(&self, py: Python<'_>, attribute: Attribute) -> Option<Py<PyAny>> {
         self.first_six
             .get(attribute as usize)
@@ -91,7 +91,7 @@ enum State {
     Dict(Py<PyDict>),
 }
 
-/// Where one handler's attributes are.
+/// The attributes of one handler.
 ///
 /// The lock protects the state. Under it references are copied and moved, never dropped, and no Python code runs.
 pub(crate) struct Attributes(AttachedMutex<State>);
@@ -104,7 +104,7 @@ impl Drop for Attributes {
 }
 
 impl Attributes {
-    /// Those of a handler whose `__init__` has not been called.
+    /// The attributes of a handler whose `__init__` has not been called.
     pub(crate) fn unset() -> Self {
         Self(AttachedMutex::new(State::Unset))
     }
@@ -113,8 +113,8 @@ impl Attributes {
         Self(AttachedMutex::new(State::Inline(inline)))
     }
 
-    /// Gives a handler that has no attributes yet those of a new one; any other handler keeps its own, and the new ones
-    /// are given back.
+    /// Sets the attributes of a handler that has none yet. A handler that has attributes keeps them, and `inline` is
+    /// returned as the error.
     pub(crate) fn initialize(&self, py: Python<'_>, inline: Inline) -> Result<(), Inline> {
         let mut state = self.0.lock(py);
         match &*state {
@@ -126,7 +126,7 @@ impl Attributes {
         }
     }
 
-    /// The value of an attribute; None if the attributes are in a dict, or are not there.
+    /// The value of an attribute; None if the attributes are in a dict, or if there are none.
     #[inline]
     pub(crate) fn get<'py>(
         &self,
@@ -151,7 +151,7 @@ impl Attributes {
         }
     }
 
-    /// Sets an attribute. Gives the value back if the attributes are in a dict, or are not there.
+    /// Sets an attribute. Returns the value as the error if the attributes are in a dict, or if there are none.
     pub(crate) fn set<'py>(
         &self,
         attribute: Attribute,
@@ -164,15 +164,15 @@ impl Attributes {
         };
         let replaced = inline.set(attribute, value.unbind());
         drop(state);
-        // Only now: its destructor may come back in.
+        // Dropped after the lock is released: its destructor may use this handler.
         drop(replaced);
         Ok(())
     }
 
-    /// The dict of the attributes, into which they move now unless they are there.
+    /// The dict of the attributes. They move into it now, unless they are in a dict already.
     pub(crate) fn dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        // Made before the lock is taken: making an object may start the garbage collector. What happens under it, the
-        // filling of a new dict with strs as keys, runs no Python code and makes no object that is collected.
+        // Made before the lock is taken: making an object may start the garbage collector. Under the lock only str keys
+        // are put into a new dict, which runs no Python code and makes no object that the collector tracks.
         let (dict, buffer) = (PyDict::new(py), PyList::empty(py).into_any().unbind());
         let mut state = self.0.lock(py);
         match &*state {
@@ -202,7 +202,7 @@ impl Attributes {
         });
     }
 
-    /// What the dict of the attributes has under this name, if they are in a dict.
+    /// The value of `name` in the dict of the attributes; None if it is not there, or if there is no such dict.
     pub(crate) fn in_dict<'py>(
         &self,
         name: &Bound<'py, PyString>,
@@ -217,10 +217,10 @@ impl Attributes {
 
     #[expect(unsafe_code, reason = "the collector hands out no token")]
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        // SAFETY: the collector runs attached, and the token is used for no more than to say so.
+        // SAFETY: the collector runs attached, and the token is only shown to `try_lock` as evidence of that.
         let py = unsafe { Python::assume_attached() };
-        // The collector must not wait. Nothing under the lock can start it, so the lock is free; were it not, an
-        // object that is not traversed is only taken for alive.
+        // The collector must not wait. Nothing under the lock can start it, so the lock is free. If it were not, the
+        // objects that are not visited here would only be taken for alive.
         match self.0.try_lock(py).as_deref() {
             Some(State::Inline(inline)) => {
                 inline

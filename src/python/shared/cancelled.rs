@@ -1,4 +1,4 @@
-//! `RunCancelled`: raised in the code of a run that was asked to stop, and known again.
+//! `RunCancelled`: raising it in the code of a run that was asked to stop, and recognizing it.
 
 use super::counters::COUNTERS;
 use super::run_id::{id_from_python, id_to_python};
@@ -21,7 +21,7 @@ pub(crate) fn cancelled_error(py: Python<'_>, id: &RunId, reason: &CancelReason)
     raised().map_or_else(|error| error, PyErr::from_value)
 }
 
-/// `RunCancelled`, counted, where a run's checker says so.
+/// `RunCancelled`, for a run whose checker says that it is cancelled. Counts it.
 pub(crate) fn by_checker(run_id: &Bound<'_, PyAny>) -> PyErr {
     COUNTERS.count_cancelled();
     run_cancelled(run_id.py())
@@ -38,7 +38,7 @@ pub(crate) fn raise_if_cancelled(py: Python<'_>, run: &Run) -> PyResult<()> {
     Ok(())
 }
 
-/// Takes note that the run's code is told to stop; not where it has come to another end before.
+/// Raises `RunCancelled`, and notes that the run's code was told to stop. Does nothing if the run completed or failed.
 #[cold]
 fn tell(py: Python<'_>, run: &Run) -> PyResult<()> {
     let reason = py.detach(|| match run.state() {
@@ -56,7 +56,7 @@ fn tell(py: Python<'_>, run: &Run) -> PyResult<()> {
     Err(cancelled_error(py, run.id(), &reason))
 }
 
-/// Whether it is the `RunCancelled` of this run, which a registered checker has raised.
+/// Whether `error` is a `RunCancelled` of this run, as a handler raises it for the registered checker.
 pub(crate) fn is_told_to_stop(run: &Run, error: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(error.is_instance(run_cancelled(error.py())?)?
         && id_from_python(&error.getattr("run_id")?)? == *run.id())

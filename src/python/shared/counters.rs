@@ -20,17 +20,17 @@ pub(crate) struct Counters {
 /// The counters at one moment. Counters that others add to meanwhile may be read at slightly different moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stats {
-    /// Events handed to a callback, also where the callback then failed.
+    /// Events handed to a callback, even if the callback then failed.
     pub(crate) emitted: u64,
     /// Events dropped because their run had no callback.
     pub(crate) no_callback: u64,
     /// Events dropped because the handler and the calling context named two different runs.
     pub(crate) route: u64,
-    /// Times a cancelled run was told so.
+    /// How often the code of a cancelled run was told to stop.
     pub(crate) cancelled: u64,
 }
 
-// Relaxed throughout: a count orders nothing and has no partner; only its own sum must be right.
+// Relaxed throughout: no other memory depends on a counter; only its own sum must be right.
 impl Counters {
     const fn new() -> Self {
         Self {
@@ -51,12 +51,12 @@ impl Counters {
         self.no_callback.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An event had two answers to whose it is.
+    /// An event is dropped because the handler and the calling context name two different runs.
     pub(crate) fn count_route(&self) {
         self.route.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A cancelled run is about to be told.
+    /// The code of a cancelled run is about to be told to stop.
     pub(crate) fn count_cancelled(&self) {
         self.cancelled.fetch_add(1, Ordering::Relaxed);
     }

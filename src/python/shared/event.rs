@@ -9,7 +9,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyType};
 use std::ptr;
 
-/// What a handler reports: the actions of category `llm` that it knows.
+/// The kinds of events that a handler reports: actions of category `llm`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Reasoning,
@@ -35,7 +35,7 @@ impl Kind {
         Self::Completed,
     ];
 
-    /// The members of `EventCategory` and `EventAction`, for an `_emit_event` that was overridden.
+    /// The members of `EventCategory` and `EventAction`: the arguments of an overridden `_emit_event`.
     pub(crate) fn members(self, py: Python<'_>) -> PyResult<&(Py<PyAny>, Py<PyAny>)> {
         static MEMBERS: [PyOnceLock<(Py<PyAny>, Py<PyAny>)>; 4] = [const { PyOnceLock::new() }; 4];
         MEMBERS[self as usize].get_or_try_init(py, || {
@@ -50,7 +50,7 @@ impl Kind {
         })
     }
 
-    /// A fresh dict of category and action. A copy of a ready one, which is cheaper than a new one.
+    /// A fresh dict of category and action: a copy of a prepared dict, which is cheaper than building one.
     fn word(self, py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         static WORDS: [PyOnceLock<Py<PyDict>>; 4] = [const { PyOnceLock::new() }; 4];
         WORDS[self as usize]
@@ -110,7 +110,7 @@ pub(crate) fn of_members<'py>(
     )
 }
 
-/// The event of any source, category and action, given as they stand in it.
+/// The event of any source, category and action, given as they appear in the event.
 pub(crate) fn of_words<'py>(
     source: &Bound<'py, PyAny>,
     category: &str,
@@ -122,7 +122,8 @@ pub(crate) fn of_words<'py>(
     assemble(source, &word(py, &text(category), &text(action))?, data)
 }
 
-/// Who speaks, given as a `CallerContext`, or as the dict that one makes.
+/// The dict of a source, which is given as a `CallerContext`, or as the dict that its `to_source_dict()` makes. Raises
+/// TypeError or ValueError for anything else.
 pub(crate) fn source_dict<'py>(source: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = source.py();
     let Ok(dict) = source.cast::<PyDict>() else {
@@ -165,9 +166,9 @@ fn assemble<'py>(
     Ok(event)
 }
 
-/// A fresh dict of who speaks: what `context.to_source_dict()` returns.
+/// The dict of a source: what `context.to_source_dict()` returns.
 ///
-/// A plain `CallerContext` is read here, without a Python call; anything else is asked.
+/// The attributes of a plain `CallerContext` are read here, without a Python call; any other object's method is called.
 fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = context.py();
     if !context.get_type().is(caller_context(py)?) {
@@ -177,7 +178,7 @@ fn source<'py>(context: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     if attributes.contains(names(py).to_source_dict.bind(py))? {
         return context.call_method0(names(py).to_source_dict.bind(py));
     }
-    // What the object lacks, its class may have, or nobody, which is an AttributeError.
+    // An attribute that the object lacks is looked up on its class.
     let read = |name: &Bound<'py, PyString>| match attributes.get_item(name)? {
         Some(value) => Ok(value),
         None => context.getattr(name),

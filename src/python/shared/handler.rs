@@ -1,8 +1,8 @@
 //! `LLMCallbackHandler` as an object: its class, and its attributes, which are readable, writable and deletable as
 //! those of any Python object.
 //!
-//! A plain handler keeps its attributes beside the object (`attributes.rs`). An object of a user's subclass has a
-//! `__dict__` of its own and keeps them there. What a call of a handler does is above: in `dropin`, and in `runs`.
+//! A plain handler keeps its attributes in a Rust struct (`attributes.rs`). An object of a user's subclass keeps them
+//! in its `__dict__`. What a call of a handler does is in the rooms `dropin` and `runs`.
 
 use super::attributes::{Attribute, Attributes, Inline};
 use crate::python::cpython::exit::sleep_if_ended;
@@ -14,16 +14,17 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use std::ptr;
 
-/// Turns what an agent framework calls it with into events of one run.
+/// Turns the calls of an agent framework into events of one run.
 ///
-/// Give it to the framework as its callback handler. Each call asks the cancellation checker of `run_id`, and
-/// raises :class:`RunCancelled` if that says so; then it reports reasoning, text, tool calls and completion, in
-/// this order, each as an event `{"source", "event", "data"}` to `event_callback`, or, where that is None, to the
-/// callback registered for `run_id`. An event of a run without a callback is dropped and counted, see :func:`stats`.
+/// Give it to the framework as its callback handler. Each call first asks the token of `run_id`, if that run is open,
+/// and its cancellation checker, and raises :class:`RunCancelled` if the run is cancelled. Then it reports reasoning,
+/// text, tool calls and completion, in this order. Each is an event `{"source", "event", "data"}`, which goes to
+/// `event_callback`. If that is None, the event goes to the log of `run_id`, if that run is open, and to the callback
+/// registered for `run_id`. An event that reaches neither is dropped and counted: see :func:`stats`.
 ///
-/// `caller_context` is who speaks; `verbose` also prints text to `sys.stdout`. All attributes can be changed at
-/// any time. Thread-safe and re-entrant: callbacks run on the calling thread with no lock held, and what they raise
-/// passes through.
+/// `caller_context` is the source of the events; with `verbose`, text is also printed to `sys.stdout`. All attributes
+/// can be changed at any time. Thread-safe and re-entrant: callbacks run on the calling thread with no lock held, and
+/// their exceptions reach the caller.
 #[pyclass(
     name = "LLMCallbackHandler",
     module = "llm_callback",
@@ -43,7 +44,7 @@ pub(crate) fn zero(py: Python<'_>) -> PyResult<&Py<PyAny>> {
 }
 
 impl PyHandler {
-    /// What `__init__` does: gives a handler that has no attributes yet those of a new one, any other the new values.
+    /// What `__init__` does: sets all attributes, of a new handler and of one that has attributes already.
     pub(crate) fn initialize(slf: &Bound<'_, Self>, inline: Inline) -> PyResult<()> {
         let py = slf.py();
         let inline = if is_plain(slf) {
@@ -56,7 +57,7 @@ impl PyHandler {
         };
         sleep_if_ended(|| {
             for (attribute, value) in inline.into_values(py) {
-                // As an assignment to self: a subclass may have a property of that name.
+                // As `self.name = value` would: a subclass may have a property of that name.
                 slf.setattr(attribute.name(py), value)?;
             }
             Ok(())
@@ -123,16 +124,17 @@ impl PyHandler {
     }
 }
 
-/// The classes of this package below `LLMCallbackHandler`.
+/// The one subclass of `LLMCallbackHandler` in this package.
 static PLAIN_SUBCLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
-/// Counts the objects of a class of this package, which is below `LLMCallbackHandler`, as plain. At import.
+/// Makes the objects of `class`, this package's subclass of `LLMCallbackHandler`, count as plain. To be called at
+/// import.
 pub(crate) fn count_as_plain(class: Bound<'_, PyType>) {
-    // Only the handler of a run is there.
+    // Called once, for the class `RunHandler`.
     let _ = PLAIN_SUBCLASS.set(class.py(), class.unbind());
 }
 
-/// Whether the object is plain: of a class of this package, so that its attributes are beside it, and none is
+/// Whether the object is plain: of a class of this package. Then `Attributes` has its attributes, and none is
 /// overridden.
 pub(crate) fn is_plain(handler: &Bound<'_, PyHandler>) -> bool {
     let (class, py) = (handler.get_type(), handler.py());
@@ -140,7 +142,7 @@ pub(crate) fn is_plain(handler: &Bound<'_, PyHandler>) -> bool {
         || PLAIN_SUBCLASS.get(py).is_some_and(|plain| class.is(plain))
 }
 
-/// Whether the object has no dict that `CPython` knows of.
+/// Whether `Attributes` has the object's attributes, because `CPython` has no dict for them.
 fn keeps_its_own(handler: &Bound<'_, PyHandler>) -> PyResult<bool> {
     Ok(subclass_dict(handler)?.is_none())
 }
@@ -156,7 +158,7 @@ fn missing(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyErr 
 fn delete(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyResult<()> {
     PyHandler::dict(handler)?.del_item(name).map_err(|error| {
         if error.is_instance_of::<PyKeyError>(handler.py()) {
-            // Python 3.10 has no more to say.
+            // Python 3.10 has the name alone as the message.
             if cfg!(Py_3_11) {
                 missing(handler, name)
             } else {
@@ -168,7 +170,8 @@ fn delete(handler: &Bound<'_, PyHandler>, name: &Bound<'_, PyString>) -> PyResul
     })
 }
 
-/// The dict that an object of a subclass has, unless the subclass forgoes it with `__slots__`.
+/// The dict of an object of a user's subclass. None for a plain handler, and for a subclass with `__slots__` that has
+/// none.
 #[expect(
     unsafe_code,
     reason = "CPython's own accessor, which PyO3 does not wrap"
@@ -217,7 +220,7 @@ impl PyHandler {
         })
     }
 
-    /// Where `__getattribute__` found nothing.
+    /// Called if `__getattribute__` finds nothing.
     fn __getattr__<'py>(
         slf: &Bound<'py, Self>,
         name: &Bound<'py, PyString>,
@@ -231,7 +234,7 @@ impl PyHandler {
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         match generic_set(slf, name, Some(value)) {
-            // The class has nothing of that name that can be set, and a plain object no dict that CPython knows of.
+            // The class has no attribute of that name that can be set, and CPython has no dict for the object.
             Err(error)
                 if error.is_instance_of::<PyAttributeError>(slf.py()) && keeps_its_own(slf)? =>
             {
@@ -263,7 +266,8 @@ impl PyHandler {
         self.attributes.set_dict(dict);
     }
 
-    /// Return the attributes, for `copy` and `pickle`: a new dict, and with it one of the slots, where there are any.
+    /// Return the attributes, for `copy` and `pickle`: a new dict, or a tuple of it and a dict of the slots, if there
+    /// are any.
     fn __getstate__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let state = Self::dict(slf)?.copy()?;
@@ -285,7 +289,7 @@ impl PyHandler {
         }
     }
 
-    /// Made anew without a call of `__init__`, whatever the protocol.
+    /// Return how to make a copy: without a call of `__init__`, in every protocol.
     fn __reduce_ex__<'py>(slf: &Bound<'py, Self>, _protocol: i32) -> PyResult<Bound<'py, PyTuple>> {
         let py = slf.py();
         let new = py.import("copyreg")?.getattr("__newobj__")?;
@@ -293,7 +297,7 @@ impl PyHandler {
     }
 }
 
-/// `object.__setattr__`, or `object.__delattr__` where there is no value.
+/// `object.__setattr__`, or `object.__delattr__` if `value` is None.
 #[expect(
     unsafe_code,
     reason = "CPython's own accessor, which PyO3 does not wrap"

@@ -1,5 +1,5 @@
-//! What the drop-in and the runs both stand on: ids, what is registered, the process's table of runs, the handler's
-//! class.
+//! What the drop-in and the runs share: ids, registered callbacks and checkers, the process's table of runs, the
+//! handler's class.
 
 pub(crate) mod attributes;
 pub(crate) mod cancelled;

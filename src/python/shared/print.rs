@@ -17,7 +17,7 @@ fn builtins(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
         .bind(py))
 }
 
-/// Python's `print`, with everything that a host may have put in its place.
+/// Calls `print` of `builtins`, which a host may have replaced.
 pub(crate) fn print(value: &Bound<'_, PyAny>, end: Option<&str>) -> PyResult<()> {
     let py = value.py();
     let print = builtins(py)?.getattr(names(py).print.bind(py))?;

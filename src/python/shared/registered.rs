@@ -1,4 +1,4 @@
-//! What is registered: callbacks and checkers by run id, of any hashable kind.
+//! The registered callbacks and checkers, by run id. Any hashable object can be an id.
 
 use super::cancelled;
 use super::counters::COUNTERS;
@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-/// Ids that are an int or a str, or equal to one.
+/// The entries of ids that are an int or a str, or equal to one.
 static REGISTRY: LazyLock<Registry<Py<PyAny>>> = LazyLock::new(Registry::new);
 
 /// Which of a run's two entries is meant.
@@ -24,7 +24,7 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
-    /// The entries of ids that the core has no type for.
+    /// The entries of all other ids, which the core has no type for.
     fn others(self, py: Python<'_>) -> &Bound<'_, PyDict> {
         static CALLBACKS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
         static CHECKERS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
@@ -58,7 +58,7 @@ impl Entry {
             return Ok(None);
         };
         match module.getattr("UUID")?.call1((&**text,)) {
-            // One that is spelt otherwise is another run.
+            // Another spelling of the UUID is the id of another run.
             Ok(uuid) if uuid.str()? == **text => self.others(py).get_item(uuid),
             _ => Ok(None),
         }
@@ -84,7 +84,7 @@ impl Entry {
         }
     }
 
-    /// Registers `value` under `key`; None takes away what is there.
+    /// Registers `value` under `key`; None removes the entry.
     pub(crate) fn set(
         self,
         py: Python<'_>,
@@ -93,7 +93,7 @@ impl Entry {
     ) -> PyResult<()> {
         match key {
             RunKey::Core(id) => {
-                // The entry that goes is dropped at the end, outside the lock: its destructor may come back in.
+                // The old entry is dropped after the lock is released: its destructor may use the registry.
                 let replaced = match (self, value.is_none()) {
                     (Self::Callback, true) => REGISTRY.remove_callback(&id),
                     (Self::Checker, true) => REGISTRY.remove_checker(&id),
@@ -136,7 +136,7 @@ impl Entry {
 
 pub(crate) type Found<'py> = Option<Bound<'py, PyAny>>;
 
-/// The callback and the checker registered under `key`, of one moment.
+/// The callback and the checker registered under `key`; for an int or a str, as of one moment.
 pub(crate) fn both<'py>(py: Python<'py>, key: &RunKey<'py>) -> PyResult<(Found<'py>, Found<'py>)> {
     let copy = |object: &Py<PyAny>| object.bind(py).clone();
     match key {
@@ -163,9 +163,10 @@ pub(crate) fn len(py: Python<'_>) -> (usize, usize) {
     )
 }
 
-/// Forgets everything: for the child of a fork, whose runs are its parent's.
+/// Empties the registry: for the child of a fork, since the entries belong to its parent's runs.
 ///
-/// Nothing is dropped: a destructor would say good-bye to the parent's peers, or remove the parent's files.
+/// The entries are leaked, not dropped: a destructor might close the parent's connections, or remove the parent's
+/// files.
 pub(crate) fn forget(py: Python<'_>) -> PyResult<()> {
     std::mem::forget(REGISTRY.take_all());
     for entry in [Entry::Callback, Entry::Checker] {
@@ -175,7 +176,8 @@ pub(crate) fn forget(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Asks the checker that is registered for an open run, if there is one, and raises `RunCancelled` if it says so.
+/// Asks the checker that is registered for a run, if there is one. Raises `RunCancelled` if it says that the run is
+/// cancelled, unless the run has ended.
 pub(crate) fn raise_if_checker_says_so(py: Python<'_>, run: &Run) -> PyResult<()> {
     if says_so(Entry::Checker.of(py, run.id())?)? && py.detach(|| run.times().finished.is_none()) {
         return Err(cancelled::by_checker(&id_to_python(py, run.id())?));
@@ -183,7 +185,7 @@ pub(crate) fn raise_if_checker_says_so(py: Python<'_>, run: &Run) -> PyResult<()
     Ok(())
 }
 
-/// Hands an event that a run's log has to the callback that is registered for that run, if there is one.
+/// Hands an event to the callback that is registered for its run, if there is one. The run's log has the event already.
 #[inline]
 pub(crate) fn tell_registered<'py>(
     py: Python<'py>,

@@ -1,6 +1,7 @@
-//! The id of an open run, as Python gives and gets it: an int, a str, or a UUID, which is its text.
+//! The id of an open run in Python: an int or a str. A UUID stands for its text.
 //!
-//! Events carry it, so it is one that JSON can hold. The legacy functions take any hashable: see `run_key.rs`.
+//! Events contain the id, so it must be one that JSON can hold. The legacy functions take any hashable: see
+//! `run_key.rs`.
 
 use super::run_key::RunKey;
 use crate::RunId;
@@ -10,7 +11,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyString};
 
-/// The id that `object` names: an int, a str, or a UUID, which is its text.
+/// The run id that an int, a str or a UUID gives; a UUID stands for its text. Raises TypeError for any other object,
+/// and ValueError for an int or a str that cannot be a run id.
 pub(crate) fn id_from_python(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
     let is_text = object.is_instance_of::<PyString>();
     if is_text || (object.is_instance_of::<PyInt>() && !object.is_instance_of::<PyBool>()) {
@@ -31,7 +33,7 @@ pub(crate) fn id_from_python(object: &Bound<'_, PyAny>) -> PyResult<RunId> {
     )))
 }
 
-/// The id that a run found under `key` has. None if no run can have it.
+/// The id of the open run that `key` means. None if no open run can have this id.
 pub(crate) fn id_of_key(key: &RunKey<'_>) -> PyResult<Option<RunId>> {
     Ok(match key {
         RunKey::Core(id) => Some(id.clone()),
@@ -46,13 +48,13 @@ pub(crate) fn id_to_python<'py>(py: Python<'py>, id: &RunId) -> PyResult<Bound<'
     })
 }
 
-/// Whether both name one run, as a UUID and its text do.
+/// Whether both objects are ids of the same run, as a UUID and its text are.
 pub(crate) fn are_one_run(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
     matches!((id_from_python(one), id_from_python(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// A random UUID, as RFC 9562 has it, version 4. Without the module `uuid`: a fork while another thread imports one
-/// leaves the child waiting for it.
+/// A new run id: the text of a random UUID (RFC 9562, version 4). Does not import the module `uuid`: after a fork
+/// during an import by another thread, the child would wait for that import for ever.
 pub(crate) fn minted(py: Python<'_>) -> PyResult<RunId> {
     let random = py.import("os")?.call_method1("urandom", (16,))?;
     let mut bytes: [u8; 16] = random.extract()?;
@@ -63,7 +65,7 @@ pub(crate) fn minted(py: Python<'_>) -> PyResult<RunId> {
     Ok(RunId::from(parts.join("-")))
 }
 
-/// The text of a UUID. None if it is none.
+/// The text of a UUID; None if `object` is no UUID.
 fn id_of_uuid(object: &Bound<'_, PyAny>) -> PyResult<Option<RunId>> {
     if !is_instance_of_loaded(object, "uuid", "UUID")? {
         return Ok(None);

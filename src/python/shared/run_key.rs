@@ -1,6 +1,7 @@
-//! A Python object as a run id: any hashable, equal as in a dict.
+//! A Python object as a run id: any hashable object. Equal objects are one id, as in a dict.
 //!
-//! With one limit: an object of a class of its own that is neither a number nor a str, but equals one, is another run.
+//! There is one exception: an id of a custom class that is neither a number nor a str never matches an int or str id,
+//! even if `==` says so.
 
 use crate::RunId;
 use pyo3::prelude::*;
@@ -13,14 +14,15 @@ const HASH_MODULUS: u64 = (1 << 61) - 1;
 
 /// A run id as the registry looks it up.
 pub(crate) enum RunKey<'py> {
-    /// Equal to an int or a str, and therefore to be found under it.
+    /// Equal to an int or a str, and therefore looked up as that int or str.
     Core(RunId),
-    /// Any other hashable, kept in a Python dict.
+    /// Any other hashable object, looked up in a Python dict.
     Other(Bound<'py, PyAny>),
 }
 
 impl<'py> RunKey<'py> {
-    /// The key that `object` is in a dict. Calls `__hash__`, and of numbers and str subclasses `__eq__`.
+    /// The key that stands for `object`. Calls `__hash__`, and also `__eq__` of numbers and of str subclasses. Raises
+    /// TypeError for an unhashable object.
     pub(crate) fn new(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         if let Ok(int) = object.cast_exact::<PyInt>() {
             return Ok(int
@@ -52,7 +54,7 @@ impl<'py> RunKey<'py> {
         }
         let hash = object.hash()?;
         if let Ok(text) = object.cast::<PyString>() {
-            // A subclass may have a hash or an equality of its own, as a str enum does.
+            // A subclass may override `__hash__` or `__eq__`, as a str enum does.
             let plain = py_str(text)?;
             if plain.hash()? == hash && object.eq(&plain)? {
                 return Self::new(plain.as_any());
@@ -81,7 +83,7 @@ fn py_str<'py>(text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyString>> {
         .cast_into()?)
 }
 
-/// Whether `object` may equal an int: only then is its `__eq__` asked.
+/// Whether `object` may equal an int. Only then is its `__eq__` called.
 fn is_number(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     if object.is_instance_of::<PyInt>()
         || object.is_instance_of::<PyFloat>()

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::Arc;
 
-/// The lock protects which table is the process's. Under it the table's reference is copied or put in place.
+/// The table of this process. The lock protects the reference, which is only copied or replaced under it.
 static RUNS: LazyLock<AttachedMutex<Runs>> = LazyLock::new(|| AttachedMutex::new(Runs::default()));
 
 /// The table's options, for the child of a fork, which must not look into its parent's table. The lock protects them
@@ -28,7 +28,8 @@ pub(crate) fn prepare() {
     LazyLock::force(&OPTIONS);
 }
 
-/// In the child of a fork: a table of its own. The parent's stays as it is, for its locks may be held for ever.
+/// To be called in the child of a fork: gives the child a new table. The parent's table is leaked, because its locks
+/// may be held for ever.
 pub(crate) fn forget(py: Python<'_>) {
     let own = Runs::new(options(py));
     let parents = std::mem::replace(&mut *RUNS.lock(py), own);
@@ -47,7 +48,7 @@ pub(crate) fn configure(py: Python<'_>, change: impl Fn(&mut Options) + Send + S
     py.detach(|| runs.configure(&change));
 }
 
-/// The live run of `key`, if there is one. Hardly a cost where no run is open.
+/// The live run of `key`, if there is one. Costs almost nothing while no run is open.
 #[inline]
 pub(crate) fn live(py: Python<'_>, key: &RunKey<'_>) -> PyResult<Option<Arc<Run>>> {
     let table = {

@@ -1,4 +1,4 @@
-//! The tool calls of a handler: counted, and told apart from the pieces of one that was seen before.
+//! Counting a handler's tool calls: a new call is told apart from a further piece of the latest one.
 
 use super::attributes::Attribute;
 use super::handler::PyHandler;
@@ -14,7 +14,7 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     iadd(py).map(drop)
 }
 
-/// How the attributes of a handler are read and written: a user's subclass may define them anew.
+/// How the attributes of a handler are read and written: a user's subclass may override them.
 pub(crate) trait Attribution<'py> {
     fn get(&self, attribute: Attribute) -> PyResult<Bound<'py, PyAny>>;
 
@@ -39,7 +39,8 @@ pub(crate) struct ToolCall<'py> {
     pub(crate) count: Bound<'py, PyAny>,
 }
 
-/// Counts and prints a tool call, unless the handler saw it last; then None.
+/// Counts a tool call, and prints it if the handler is verbose. Returns None if the tool has no name, or if the
+/// handler's latest tool call equals it.
 pub(crate) fn new_tool_call<'py>(
     handler: &impl Attribution<'py>,
     tool: Bound<'py, PyAny>,
