@@ -16,7 +16,7 @@ fn forget_the_parents_runs(py: Python<'_>) -> PyResult<()> {
     registered::forget(py)
 }
 
-/// Has the registries emptied in the child of every later fork.
+/// Registers the function that empties the registries in the child of every later fork.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     // Windows has no fork.
     let Some(register) = py.import("os")?.getattr_opt("register_at_fork")? else {

@@ -1,10 +1,10 @@
-//! The Python face: the only folder that names `PyO3`. It converts and delegates; what a run is, the core knows.
+//! The Python face: the only folder that uses `PyO3`. It converts values and delegates; the core implements the runs.
 //!
 //! # Locks and the GIL
 //!
-//! Everything here runs attached. On a build with a GIL, attached threads exclude each other, and nothing under
-//! one of our locks calls Python or detaches: so no lock of ours is ever waited for with the GIL held. On a
-//! free-threaded build such a wait is as long as one map operation.
+//! All code here runs attached. On a build with a GIL, attached threads exclude each other, and a thread that holds one
+//! of the locks here neither calls Python nor detaches: so no thread waits for such a lock with the GIL held. On a
+//! free-threaded build a thread may wait, for as long as one map operation.
 
 mod cpython;
 mod dropin;
@@ -70,8 +70,8 @@ mod _core {
         let py = module.py();
         super::cpython::interpreter::refuse_all_but_the_main(py)?;
         super::dropin::route::read_environment()?;
-        // What is needed from Python is made and looked up now: at interpreter exit, imports fail; and the child of a
-        // fork would wait for ever for what another thread was making.
+        // The Python objects that are needed later are made and looked up now. At the interpreter's exit, imports fail;
+        // and the child of a fork would wait for ever for an object that another thread was making.
         super::cpython::names::names(py);
         super::cpython::errors::prepare(py);
         super::cpython::interpreter::find_main_thread(py)?;

@@ -69,7 +69,7 @@ pub(crate) fn configure<'py>(
             let is_bounded = !runs.is_none();
             is_bounded.then(|| number("max_live", runs, 1)).transpose()
         })?;
-        // All of it is valid.
+        // All arguments are valid.
         if let Some(route) = route {
             route::set(route);
         }

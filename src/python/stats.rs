@@ -11,14 +11,12 @@ use pyo3::types::PyDict;
 ///
 /// - `emitted`: events given to a callback.
 /// - `dropped`: events that reached no callback, by reason: `no_callback` (their run has none, or a false one), `route`
-///   (see
-///   :func:`configure`).
+///   (see :func:`configure`).
 /// - `cancelled`: how often :class:`RunCancelled` was raised.
 /// - `callbacks`, `checkers`: registrations now; zero once every run has cleaned up.
 /// - `runs`: the number of `live` runs; the `oldest` live run (its `run_id`, and `opened_at` in seconds since 1970) or
-///   None;
-///   the number of `finished` runs that can still be read, and the `finished_bytes` that ended runs hold; the number of
-///   runs that were `opened`; the events and annotations that came `late`, after their run's end.
+///   None; the number of `finished` runs that can still be read; the `finished_bytes` that ended runs hold; the number
+///   of runs that were `opened`; the number of events and annotations that came `late`, after their run's end.
 /// - `readers`: the number of `open` subscriptions, and the `lag`: how many events the slowest has still to read.
 /// - `sinks`: by name (of a file its real path) the events `written` and `dropped`, the number of `errors` and the
 ///   `last_error`, and the ended runs that the sink has still to take (`waiting`, `waiting_bytes`).

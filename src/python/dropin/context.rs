@@ -12,8 +12,8 @@ use pyo3::types::PyTuple;
 
 /// Make `run_id` the run of the calling context: of this thread, or of this asyncio task.
 ///
-/// Nothing is left to a later thread, and a context that is copied from here carries it. Any object is accepted;
-/// None is the same as :func:`clear_current_run_id`. Thread-safe, does not block.
+/// A thread that starts later does not get the run; a copy of the calling context has it. Any object is accepted; None
+/// is the same as :func:`clear_current_run_id`. Thread-safe, does not block.
 #[pyfunction]
 #[pyo3(signature = (run_id=Arg::Missing, *rest), text_signature = "(run_id)")]
 pub(crate) fn set_current_run_id<'py>(
@@ -35,9 +35,9 @@ pub(crate) fn set_current_run_id<'py>(
 
 /// Return the run of the calling context, or None.
 ///
-/// A run that a thread only inherited from whoever started it (free-threaded Python, or
-/// `-X thread_inherit_context=1`) is not believed; a copy of such a context cannot be told from one that was made on
-/// purpose, so set or :func:`bind` the run in workers there. Thread-safe, does not block.
+/// On free-threaded Python, and with `-X thread_inherit_context=1`, a thread inherits the context of the thread that
+/// started it: a run that was only inherited is ignored. A copy of an inherited context cannot be told from a context
+/// that was copied on purpose, so in such worker threads set the run, or :func:`bind` it. Thread-safe, does not block.
 #[pyfunction]
 #[pyo3(signature = (*rest), text_signature = "()")]
 pub(crate) fn get_current_run_id<'py>(
@@ -59,7 +59,7 @@ pub(crate) fn clear_current_run_id<'py>(
     set_current(py.None().bind(py))
 }
 
-/// Register `callback` for the current run; without one, do nothing. For hosts of the oldest interface.
+/// Register `callback` for the current run; without a current run, do nothing. For hosts that use the oldest interface.
 #[pyfunction]
 #[pyo3(signature = (callback=Arg::Missing, *rest), text_signature = "(callback)")]
 pub(crate) fn set_global_event_callback<'py>(
@@ -91,7 +91,7 @@ pub(crate) fn get_global_event_callback<'py>(
     get_for_current(py, Entry::Callback)
 }
 
-/// Register `checker` for the current run; without one, do nothing. For hosts of the oldest interface.
+/// Register `checker` for the current run; without a current run, do nothing. For hosts that use the oldest interface.
 #[pyfunction]
 #[pyo3(signature = (checker=Arg::Missing, *rest), text_signature = "(checker)")]
 pub(crate) fn set_global_cancellation_checker<'py>(
@@ -131,7 +131,8 @@ pub(crate) fn get_global_cancellation_checker<'py>(
     get_for_current(py, Entry::Checker)
 }
 
-/// Raise :class:`RunCancelled` if the checker of the current run says so; without a run, do nothing.
+/// Raise :class:`RunCancelled` if the current run is cancelled, by its token or by its checker; without a run, do
+/// nothing.
 ///
 /// Calls the checker on this thread, with no lock held; what it raises passes through. Thread-safe, re-entrant.
 #[pyfunction]

@@ -48,7 +48,8 @@ pub(crate) fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
         return Ok(None);
     };
     let current = current.get();
-    // In another thread the value came along with a context: one that was copied on purpose is believed.
+    // On another thread the value came with a copy of the context. A copy that was made on purpose is trusted; one that
+    // the thread only inherited is not.
     if current.thread != std::thread::current().id() && threads_inherit(py)? && is_inherited(py)? {
         return Ok(None);
     }
@@ -76,10 +77,10 @@ fn threads_inherit(py: Python<'_>) -> PyResult<bool> {
         .copied()
 }
 
-/// Whether the calling context is the one that its thread was started with, and no other entered since.
+/// Whether the calling context is the one that its thread was started with, and not one that was entered since.
 ///
-/// `CPython` does not tell, but shows: a variable set in the calling context is seen in the thread's first context
-/// if the two are one.
+/// `CPython` has no function for this. But if the two contexts are the same, a variable that is set in the calling
+/// context is also set in the thread's first context.
 fn is_inherited(py: Python<'_>) -> PyResult<bool> {
     static PROBE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let thread = py.import("threading")?.call_method0("current_thread")?;

@@ -21,14 +21,15 @@ use crate::python::shared::truth::truthy;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, string::PyStringData};
 
-/// How many tokens a handler keeps where the framework never says `complete`; the older half goes.
+/// How many pieces of text a handler keeps if the framework never says `complete`. Beyond that the older half is
+/// dropped.
 const BUFFER_LIMIT: usize = 10_000;
 
 /// Where a call's events go, chosen once.
 enum Listener<'py> {
     Callback(Bound<'py, PyAny>),
     Nobody,
-    /// Two answers to whose the events are.
+    /// The handler and the calling context name two different runs, and the route is `strict`.
     Refused,
 }
 
@@ -90,8 +91,7 @@ pub(crate) fn call<'py>(
     })
 }
 
-/// Asks the open run's token and the run's checker, as far as there are any, and raises `RunCancelled` if one says
-/// so.
+/// Raises `RunCancelled` if the run of `key` is cancelled: by its token, if the run is open, or by its checker.
 pub(crate) fn raise_if_cancelled<'py>(
     run_id: &Bound<'py, PyAny>,
     key: &RunKey<'py>,
@@ -106,7 +106,7 @@ pub(crate) fn raise_if_cancelled<'py>(
     Ok(())
 }
 
-/// Whether the open run of `key`, or its checker, says that it is cancelled.
+/// Whether the run of `key` is cancelled: by its token, if the run is open, or by its checker.
 fn is_cancelled(py: Python<'_>, key: &RunKey<'_>) -> PyResult<bool> {
     let by_token = table::live(py, key)?.is_some_and(|open| open.token().is_cancelled());
     Ok(by_token || says_so(Entry::Checker.get(py, key)?)?)
@@ -114,11 +114,11 @@ fn is_cancelled(py: Python<'_>, key: &RunKey<'_>) -> PyResult<bool> {
 
 struct Call<'a, 'py> {
     handler: &'a Bound<'py, PyHandler>,
-    /// Whether the handler is of the class itself: a subclass may define an attribute or `_emit_event` anew.
+    /// Whether the handler is plain: a user's subclass may override an attribute or `_emit_event`.
     plain: bool,
 }
 
-/// Whom the events of this run go to, which no checker is asked about.
+/// Where the events of `run_id` go. Does not ask whether that run is cancelled.
 #[cold]
 fn listener_of<'py>(run_id: &Bound<'py, PyAny>) -> PyResult<Listener<'py>> {
     let py = run_id.py();
@@ -147,7 +147,8 @@ impl<'py> Call<'_, 'py> {
             Target::Given => {}
             Target::Context(current) => run_id = current,
             Target::Disagreement(current) => {
-                // One of the two is wrong, and whose cancel it is as uncertain as whose event: unless both say so.
+                // One of the two runs is the wrong one, and it is uncertain which. So a cancel only counts if both are
+                // cancelled.
                 if is_cancelled(py, &RunKey::new(&current)?)? {
                     raise_if_cancelled(&run_id, &RunKey::new(&run_id)?)?;
                 }
@@ -179,7 +180,7 @@ impl<'py> Call<'_, 'py> {
             return Ok(Listener::Callback(explicit));
         }
         if asked {
-            // The checker may have given the handler another run.
+            // The checker may have changed the handler's run id.
             let now = self.get(Attribute::RunId)?;
             if !now.is(&given) {
                 return listener_of(&now);
@@ -222,7 +223,7 @@ impl<'py> Call<'_, 'py> {
             Some(callback) if !is_blank(data)? => {
                 self.emit(callback, Kind::Stream, &content(data.clone())?)
             }
-            // A blank text is no event, and so not one that is dropped.
+            // A blank text is no event, so no event is dropped.
             None if !text.map_or(Ok(false), is_blank_text)? => {
                 listener.count_dropped();
                 Ok(())
@@ -322,7 +323,7 @@ impl<'py> Attribution<'py> for Call<'_, 'py> {
     }
 }
 
-/// Whether `data.strip()` has nothing left.
+/// Whether `data.strip()` is empty.
 fn is_blank(data: &Bound<'_, PyAny>) -> PyResult<bool> {
     if let Ok(text) = data.cast_exact::<PyString>() {
         return is_blank_text(text);

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyTuple};
 
 impl PyHandler {
-    /// The attributes that `__init__` gives.
+    /// The attributes that `__init__` sets.
     fn initial(
         caller_context: Borrowed<'_, '_, PyAny>,
         event_callback: Arg<'_, '_>,
@@ -111,7 +111,7 @@ impl PyHandler {
 
     /// Call `callback` with the event of `category` and `action`, members of the enums, and `data`.
     ///
-    /// A subclass may override it to see or change what goes out.
+    /// A subclass may override it to see or change the events.
     #[pyo3(
         signature = (callback=Arg::Missing, category=Arg::Missing, action=Arg::Missing, data=Arg::Missing, *rest),
         text_signature = "($self, callback, category, action, data)"
@@ -143,7 +143,7 @@ impl PyHandler {
     }
 }
 
-/// Make an :class:`LLMCallbackHandler`, in the words that hosts use.
+/// Return a new :class:`LLMCallbackHandler`: a function under the name that hosts call.
 #[pyfunction]
 #[pyo3(
     signature = (

@@ -11,7 +11,7 @@ use crate::python::shared::table;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-/// What stands for the open run of `key`; where there is none, what is registered.
+/// The callback or the checker of the open run of `key`; if there is no open run, the registered one.
 pub(crate) fn find<'py>(py: Python<'py>, entry: Entry, key: &RunKey<'py>) -> PyResult<Found<'py>> {
     match table::live(py, key)? {
         Some(open) => run_callback::of(py, entry, open).map(Some),
@@ -21,9 +21,9 @@ pub(crate) fn find<'py>(py: Python<'py>, entry: Entry, key: &RunKey<'py>) -> PyR
 
 /// Send the events of the run `run_id` to `callback`; None removes the run's callback.
 ///
-/// `run_id` is any hashable, and equal ids are one run, as in a dict. `callback` is called as `callback(event)` on
-/// the thread that emits, with no lock held: it may register, remove, emit or block, and what it raises passes
-/// through to whoever emits. Anything but None is stored, and fails, if it does, when it is called.
+/// `run_id` is any hashable, and equal ids are one run, as in a dict. `callback` is called as `callback(event)` on the
+/// emitting thread, with no lock held: it may register, remove, emit or block, and its exceptions reach the code that
+/// emits. Any object but None is stored: an object that cannot be called fails only when an event is emitted.
 ///
 /// Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
 #[pyfunction]
@@ -64,8 +64,9 @@ pub(crate) fn get_event_callback<'py>(
 
 /// Ask `checker` whether the run `run_id` is cancelled; None removes the run's checker.
 ///
-/// `checker` is called without arguments before each event of the run, on the thread that emits, with no lock
-/// held. A truthy answer makes the handler raise :class:`RunCancelled`; what it raises itself passes through.
+/// `checker` is called without arguments at each call of a handler of the run, on the calling thread, with no lock
+/// held. If it returns a true value, the handler raises :class:`RunCancelled`; an exception of `checker` passes
+/// through.
 ///
 /// Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
 #[pyfunction]
@@ -124,17 +125,17 @@ pub(crate) fn checkers(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Entry::Checker.snapshot(py)
 }
 
-/// What is registered for the run that a caller means by `run_id`.
+/// The callback or the checker of the run that the route chooses for `run_id`.
 fn look_up<'py>(run_id: &Bound<'py, PyAny>, entry: Entry) -> PyResult<Option<Bound<'py, PyAny>>> {
     sleep_if_ended(|| {
         let py = run_id.py();
-        // The id that was passed must be hashable also where another one is preferred.
+        // The given id must be hashable even if the route chooses another one.
         let key = RunKey::new(run_id)?;
         match route::resolve(run_id)? {
             route::Target::Given => find(py, entry, &key),
             route::Target::Context(run_id) => find(py, entry, &RunKey::new(&run_id)?),
             route::Target::Disagreement(_) => {
-                // The event that the callback is wanted for will not be emitted.
+                // The caller gets no callback, so its event is dropped.
                 if let Entry::Callback = entry {
                     COUNTERS.count_route();
                 }

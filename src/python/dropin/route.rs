@@ -1,4 +1,4 @@
-//! Whose event is it, where the handler and the calling context give two answers?
+//! Which run an event goes to if the handler and the calling context name different runs.
 
 use super::current::current;
 use crate::python::cpython::arguments::shown;
@@ -18,9 +18,9 @@ static ROUTE: AtomicU8 = AtomicU8::new(Route::Handler as u8);
 pub(crate) enum Route {
     /// The handler's run id, as the original does.
     Handler,
-    /// The calling context's run where one is known.
+    /// The calling context's run, if one is known.
     Context,
-    /// Neither, where the two differ.
+    /// Neither, if the two differ.
     Strict,
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Target<'py> {
     Given,
     /// The run of the calling context.
     Context(Bound<'py, PyAny>),
-    /// The calling context names this other one, and `strict` forbids to choose.
+    /// The calling context names this other run, and `strict` does not choose between the two.
     Disagreement(Bound<'py, PyAny>),
 }
 
@@ -90,12 +90,12 @@ pub(crate) fn parse(route: &Bound<'_, PyAny>) -> PyResult<Route> {
     Route::parse(&text.to_string_lossy(), "route")
 }
 
-/// From now on the route of this process.
+/// Sets the route of this process.
 pub(crate) fn set(route: Route) {
     ROUTE.store(route as u8, Ordering::Relaxed);
 }
 
-/// Takes the route from the environment, where it is set and not empty.
+/// Sets the route from the environment variable, if that is set and not empty. Raises ValueError for an unknown route.
 pub(crate) fn read_environment() -> PyResult<()> {
     if let Some(text) = std::env::var_os(VARIABLE)
         && !text.is_empty()

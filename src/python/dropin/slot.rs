@@ -1,8 +1,8 @@
 //! The type slot through which Python calls a handler, without `PyO3`'s copy of the keyword arguments.
 //!
-//! `handler(**kwargs)` reaches a class as a ready dict. `PyO3` builds a second one from it for a `**kwargs` parameter,
-//! which with a framework's dozen arguments takes as long as everything else together. This slot looks into the
-//! first one. Subclasses that are called through `PyO3`'s slot behave the same.
+//! `CPython` passes the arguments of `handler(**kwargs)` to the slot as a dict. `PyO3` builds a second dict from it for
+//! a `**kwargs` parameter, which with a framework's dozen arguments takes as long as everything else together. This
+//! slot reads the first dict. Subclasses that are called through `PyO3`'s slot behave the same.
 
 #![expect(unsafe_code, reason = "a type slot is a C function")]
 
@@ -16,12 +16,13 @@ use pyo3::types::{PyDict, PyTuple};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
-/// Puts the slot in place, and the class's bare name, which error messages of a Python class have. At import.
+/// Installs the slot, and sets the class's name without its module, as error messages about Python classes have it. To
+/// be called at import.
 pub(crate) fn install(py: Python<'_>) {
     let class = py.get_type::<PyHandler>();
     let of_runs = py.get_type::<PyRunHandler>();
-    // SAFETY: the type objects are alive and, during their module's import, in nobody else's hands. A heap type does
-    // not own its `tp_name`; `__module__` was stored elsewhere when the type was made.
+    // SAFETY: the type objects are alive and, during their module's import, used by nobody else. A heap type does not
+    // own its `tp_name`; `__module__` was stored elsewhere when the type was made.
     unsafe {
         (*class.as_type_ptr()).tp_call = Some(call::<PyHandler>);
         (*of_runs.as_type_ptr()).tp_call = Some(call::<PyRunHandler>);
@@ -29,7 +30,7 @@ pub(crate) fn install(py: Python<'_>) {
     }
 }
 
-/// A class whose objects are called.
+/// A class whose objects can be called.
 trait Callable: PyTypeCheck + Sized {
     fn call<'py>(
         object: &Bound<'py, Self>,
@@ -57,7 +58,7 @@ impl Callable for PyRunHandler {
         if args.is_empty() {
             run_handler::call(object, kwargs)
         } else {
-            // Raises what a Python method that takes keywords only would.
+            // Raises the TypeError of a Python method that takes keywords only.
             PyHandler::__call__(object.as_super(), args, kwargs)
         }
     }
@@ -95,8 +96,8 @@ unsafe extern "C" fn call<T: Callable>(
             ptr::null_mut()
         }
     };
-    // PyO3 must know that this thread is attached, to release references at once. It refuses to when the
-    // interpreter is finalizing, where they may as well wait.
+    // `try_attach` tells PyO3 that this thread is attached, so that references are released at once. It fails while the
+    // interpreter is finalizing; then they may be released later.
     // SAFETY: CPython calls a slot only from an attached thread.
     Python::try_attach(finish).unwrap_or_else(|| finish(unsafe { Python::assume_attached() }))
 }

@@ -1,4 +1,4 @@
-//! An event into a run's log, from a thread that may have the GIL.
+//! Appending an event to a run's log, on a thread that may have the GIL.
 
 use crate::python::cpython::exit::raise_interrupt;
 use crate::python::cpython::wait::wait;
@@ -6,10 +6,11 @@ use crate::{EncodedBody, EventId, Run, TryAppendError, Wait};
 use pyo3::prelude::*;
 use std::time::Instant;
 
-/// Appends to the run's log, waiting, where it has to be, without the GIL. None after the run's end.
+/// Appends an event to the run's log. Returns the event's id, or None if the run has ended. Waits, if it must, without
+/// the GIL.
 ///
-/// Raises what a signal handler raises while it waits for a reader; then the event is not in the log. A Ctrl-C that
-/// comes while others are woken is raised after that; then it is.
+/// Raises what a signal handler raises while this thread waits for a reader; then the event is not in the log. A Ctrl-C
+/// that comes while readers are woken is raised afterwards; then the event is in the log.
 #[inline]
 pub(crate) fn append(py: Python<'_>, run: &Run, body: &EncodedBody) -> PyResult<Option<EventId>> {
     let id = match run.try_emit(body) {

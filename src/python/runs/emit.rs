@@ -1,4 +1,4 @@
-//! An event into a run's log, and to the callback that is registered for the run.
+//! Emitting an event: into a run's log, and to the callback that is registered for the run.
 
 use super::append::append;
 use super::ending::ending;
@@ -8,7 +8,8 @@ use crate::python::shared::registered::tell_registered;
 use crate::{EncodedBody, EventKind, Run};
 use pyo3::prelude::*;
 
-/// Emits an event: into the log, then to the callback that is registered for the run.
+/// Appends an event to the log, then hands it to the callback that is registered for the run. Returns the event's id,
+/// or None if the run has ended.
 pub(crate) fn emit<'py>(
     py: Python<'py>,
     run: &Run,

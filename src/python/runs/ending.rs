@@ -1,4 +1,4 @@
-//! The end of a run: what it printed last, and what an exception says that ends it.
+//! The end of a run: its last printed text, and how an exception that leaves its block ends it.
 
 use crate::python::cpython::exit::raise_interrupt;
 use crate::python::cpython::loaded::is_instance_of_loaded;
@@ -10,25 +10,26 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 
-/// Ends the run by `end`. What it printed last, and is no whole line yet, becomes an event before that.
+/// Ends the run by calling `end`. Printed text that is not a whole line yet becomes an event first.
 ///
-/// Raises what a callback that hears of it is not kept from, such as a Ctrl-C; the run has ended then too.
+/// Raises what the flush of the printed text raises, and a Ctrl-C that came while callbacks were called or readers were
+/// woken. The run has ended then too.
 pub(crate) fn ending<R>(py: Python<'_>, run: &Run, end: impl FnOnce() -> R) -> PyResult<R> {
     let before = flush_output(py, run);
     let ended = end();
     let interrupted = raise_interrupt();
-    // What a thread of the run has printed in between is late: it is not kept.
+    // Text that a thread of the run printed in between comes too late for the log: this drops it.
     let after = flush_output(py, run);
     before.and(after).and(interrupted).map(|()| ended)
 }
 
-/// `llm_callback.capture._flush`, once that is imported.
+/// `llm_callback.capture._flush`, once that module is imported.
 static FLUSH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 #[pyfunction]
 #[pyo3(name = "_set_flush")]
 pub(crate) fn set_flush(flush: &Bound<'_, PyAny>) {
-    // Only ours calls it, once.
+    // Only `llm_callback.capture` calls this, once.
     let _ = FLUSH.set(flush.py(), flush.clone().unbind());
 }
 
@@ -41,13 +42,14 @@ fn flush_output(py: Python<'_>, run: &Run) -> PyResult<()> {
     }
 }
 
-/// Whether what leaves a run's block is the run's cancellation: by whom, and why.
+/// Whether `error`, which leaves a run's block, cancels the run. Returns the kind and the reason of the cancellation,
+/// or None.
 pub(crate) fn cancellation(
     run: &Run,
     error: &Bound<'_, PyAny>,
 ) -> Option<(CancelKind, &'static str)> {
     if run.token().is_cancelled() {
-        // For the reason that its token has.
+        // Not used: the token has a reason already, and the first reason stays.
         return Some((CancelKind::User, ""));
     }
     if error.is_instance_of::<PyKeyboardInterrupt>() {
@@ -69,7 +71,7 @@ fn is_cancelled_task(error: &Bound<'_, PyAny>) -> PyResult<bool> {
     is_instance_of_loaded(error, "asyncio.exceptions", "CancelledError")
 }
 
-/// An exception's text; its class where it has none, or none that can be had.
+/// An exception's text, or the name of its class if the text is empty or `str()` fails.
 pub(crate) fn describe<'py>(error: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
     match error.str() {
         Ok(text) if text.len()? > 0 => Ok(text),
@@ -77,7 +79,7 @@ pub(crate) fn describe<'py>(error: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
     }
 }
 
-/// The traceback, as Python prints it.
+/// The traceback, as Python prints it, or the name of the class if that fails.
 pub(crate) fn details<'py>(error: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = error.py();
     let format = || {

@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-/// The kind of one dotted text; None if `kind` has no dot, and so is a category alone.
+/// The kind that one dotted text names. None if `kind` is no str or has no dot, and so is a category alone.
 pub(crate) fn dotted_kind(kind: &Bound<'_, PyAny>) -> PyResult<Option<EventKind>> {
     let Ok(text) = kind.cast::<PyString>() else {
         return Ok(None);
@@ -21,7 +21,7 @@ pub(crate) fn dotted_kind(kind: &Bound<'_, PyAny>) -> PyResult<Option<EventKind>
     Ok(Some(kind))
 }
 
-/// Refuses the kinds that the log itself gives to its readers.
+/// Raises ValueError for the category of the events that only the log itself makes, for its readers.
 fn refuse_stream(category: &str) -> PyResult<()> {
     if category == Category::Stream.as_str() {
         return Err(PyValueError::new_err(
@@ -31,7 +31,7 @@ fn refuse_stream(category: &str) -> PyResult<()> {
     Ok(())
 }
 
-/// The two texts of a kind, each a text or a member of its enum.
+/// The texts of a category and an action, which are given as str or as members of their enums.
 fn texts(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<(String, String)> {
     let text = |name: &str, value: &Bound<'_, PyAny>| match value.cast::<PyString>() {
         Ok(text) => Ok(text.to_string_lossy().into_owned()),
@@ -43,7 +43,7 @@ fn texts(category: &Bound<'_, PyAny>, action: &Bound<'_, PyAny>) -> PyResult<(St
     Ok((text("category", category)?, text("action", action)?))
 }
 
-/// The kind that an event of this library names: a built-in one, or a host's own.
+/// The kind of an event that is handed to a run's callback: a built-in kind, or a host's own.
 pub(crate) fn forwarded_kind(
     category: &Bound<'_, PyAny>,
     action: &Bound<'_, PyAny>,

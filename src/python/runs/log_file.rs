@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
 ///
-/// A thread of the file's own writes, without the GIL: no other thread waits for the disk. Events that the disk has not
+/// A separate thread writes the file, without the GIL: no other thread waits for the disk. Events that the disk has not
 /// taken wait in the runs' logs. If the disk is full or hangs, the events are tried again; if a log evicts events
 /// meanwhile, a `stream.gap` line says so. The logs of ended runs are held for the file, at most `hold_bytes` of events
 /// and for `hold_seconds` (None: for any time). Beyond that only their lifecycle events are held, in 16 MiB more, and
@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 ///
 /// Returns the :class:`SinkHandle`, which flushes and closes the file; it need not be kept. In the child of a fork
 /// nothing is written: call this function there, for example in a hook of the server's workers. Thread-safe. Raises
-/// OSError if the file cannot be opened, ValueError if this process writes to that path already,
-/// :class:`ThreadRefused`.
+/// OSError if the file cannot be opened or the system refuses the thread, and ValueError if this process writes to that
+/// path already.
 #[pyfunction]
 #[pyo3(
     signature = (path, /, *, max_bytes=256 << 20, fsync=false, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),
@@ -46,7 +46,7 @@ pub(crate) fn log_to_file<'py>(
             let file = NdjsonFile::open(&path, max_bytes)?;
             let name = match file.path().to_str() {
                 Some(name) => name.to_owned(),
-                // Two such files must not have one name.
+                // The name of a path that is no UTF-8: two such files must not get the same name.
                 None => file
                     .path()
                     .as_os_str()
@@ -64,7 +64,7 @@ pub(crate) fn log_to_file<'py>(
     })
 }
 
-/// As Python's own `open` has it: with the number, the words and the file.
+/// An OSError like that of Python's `open`: with the number, the message and the path.
 fn os_error(py: Python<'_>, error: &io::Error, path: &Path) -> PyResult<PyErr> {
     let Some(number) = error.raw_os_error() else {
         return Ok(PyOSError::new_err(format!("{}: {error}", path.display())));

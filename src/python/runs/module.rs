@@ -29,7 +29,7 @@ fn refused(py: Python<'_>, error: &OpenError) -> PyErr {
     }
 }
 
-/// The run that is given, or the live one of the id that is given.
+/// The run that is given, or the live run of the id that is given. Raises `ParentNotLive` if there is none.
 fn live_run(py: Python<'_>, given: &Bound<'_, PyAny>) -> PyResult<Arc<Run>> {
     if let Ok(run) = given.cast::<PyRun>() {
         return run.get().run().cloned();
@@ -143,7 +143,7 @@ pub(crate) fn cancel_run<'py>(
         let empty = PyString::new(py, "");
         let (kind, reason) = kind_and_reason(kind, reason.unwrap_or(&empty))?;
         if let Ok(run) = run_id.cast::<PyRun>() {
-            // This one, and not a later one of its id.
+            // This run, and not a later one of the same id.
             let run = run.get().run()?;
             let was_first = py.detach(|| run.cancel(kind, &reason));
             return raise_interrupt().map(|()| was_first);

@@ -1,4 +1,4 @@
-//! Where a reader begins, and what becomes of a slow one, as Python says it.
+//! The arguments that say where a reader begins, and what happens to a slow one.
 
 use crate::python::cpython::arguments::shown;
 use crate::python::cpython::wait::seconds;
@@ -8,10 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyString};
 use std::time::Duration;
 
-/// How long a producer waits for a reader with `overflow="block"`, unless told otherwise.
+/// How long an emitting thread waits for a reader with `overflow="block"`, if `patience` is not given.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where a reader begins, in Python's words.
+/// Where a reader begins, from the argument `after`. Raises TypeError or ValueError for an invalid one.
 pub(crate) fn start(after: Option<&Bound<'_, PyAny>>) -> PyResult<Start> {
     let Some(after) = after.filter(|after| !after.is_none()) else {
         return Ok(Start::Live);
@@ -41,7 +41,8 @@ pub(crate) fn start(after: Option<&Bound<'_, PyAny>>) -> PyResult<Start> {
     }
 }
 
-/// What becomes of a slow reader, in Python's words.
+/// What happens to a slow reader, from the arguments `overflow` and `patience`. Raises TypeError or ValueError for
+/// invalid ones.
 pub(crate) fn overflow(overflow: &str, patience: Option<&Bound<'_, PyAny>>) -> PyResult<Overflow> {
     if overflow != "block" && patience.is_some_and(|patience| !patience.is_none()) {
         return Err(PyValueError::new_err(
@@ -53,7 +54,7 @@ pub(crate) fn overflow(overflow: &str, patience: Option<&Bound<'_, PyAny>>) -> P
         "gap" => Ok(Overflow::Gap),
         "coalesce" => Ok(Overflow::Coalesce),
         "block" => Ok(Overflow::Block(match patience {
-            // What no clock can hold is no limit.
+            // A time that no clock can hold is no limit.
             Some(patience) => seconds("patience", Some(patience))?.unwrap_or(Duration::MAX),
             None => PATIENCE,
         })),

@@ -35,7 +35,7 @@ use std::sync::Arc;
 #[pyclass(name = "Run", module = "llm_callback", frozen, weakref)]
 pub(crate) struct PyRun {
     run: Owned<Arc<Run>>,
-    /// Made at first use. Not `PyO3`'s: the collector, which looks into this one, hands out no token.
+    /// Made at first use. Not a `PyOnceLock`: the garbage collector must read it, and has no `Python` token.
     token: OnceLock<Py<PyToken>>,
 }
 
@@ -89,11 +89,12 @@ impl PyRun {
             return Ok(token.clone_ref(py));
         }
         let made = sleep_if_ended(|| PyToken::wrap(py, self.run()?.token().clone()))?;
-        // Of two threads that make one at once, both get the first one's.
+        // If two threads make a token at once, both get the first one.
         Ok(self.token.get_or_init(|| made).clone_ref(py))
     }
 
-    /// The token is an object with a `__dict__`, which may refer to the run. To clear that breaks the cycle.
+    /// The token has a `__dict__`, which may refer to the run. No `__clear__` here: clearing the `__dict__` breaks the
+    /// cycle.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(self.token.get())
     }
@@ -177,7 +178,7 @@ impl PyRun {
                         shown(&first)
                     )));
                 }
-                // One place earlier than with two words: emit(kind, data, source).
+                // All are one place earlier than after a category and an action: emit(kind, data, source).
                 (Some(kind), data, source, Missing) | (Some(kind), data, Missing, source) => {
                     (kind, data, source)
                 }
@@ -209,8 +210,8 @@ impl PyRun {
     /// The handler copies `caller_context` now; a later change does not show. It keeps no tokens. Besides text,
     /// reasoning and tool calls it reports `llm.completed` for each complete message of the model, and
     /// `llm.tool_result` for each result of a tool. Unlike the original's handler it also reports text that is only
-    /// white space, so that the text is whole. Entries of a caller's `invocation_state` are no events, unless they are
-    /// named `delta` or `current_tool_use`, which hide those of strands.
+    /// white space, so that the text is whole. Entries of a caller's `invocation_state` make no events, except for
+    /// entries named `delta` or `current_tool_use`: these replace strands' arguments of the same names.
     ///
     /// The handler raises :class:`RunCancelled` once the run is cancelled, also after that end, so that the code that
     /// still works for the run stops. After any other end its events are dropped, and counted.
@@ -290,8 +291,8 @@ impl PyRun {
         })
     }
 
-    /// End the run well. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True if this
-    /// call ended the run.
+    /// End the run as completed. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True
+    /// if this call ended the run.
     ///
     /// A run that was asked to stop ends as cancelled, with the same data beside the reason.
     #[pyo3(signature = (**data))]
@@ -363,8 +364,8 @@ impl PyRun {
         sleep_if_ended(|| {
             let py = slf.py();
             let run = slf.get().run()?;
-            // A Ctrl-C that comes while its readers are woken is raised by the first call in the block, or by its end:
-            // raised here, nothing would end the run.
+            // A Ctrl-C that comes while readers are woken is raised by the first call in the block, or by its end. If
+            // it were raised here, nothing would end the run.
             let state = py.detach(|| match run.state() {
                 RunState::Pending if run.start() => RunState::Running,
                 _ => run.state(),
@@ -387,7 +388,7 @@ impl PyRun {
         error: &Bound<'py, PyAny>,
         traceback: &Bound<'py, PyAny>,
     ) -> PyResult<bool> {
-        // The error knows both.
+        // `error` has both.
         let _ = (kind, traceback);
         sleep_if_ended(|| {
             // The child of a fork leaves its parent's run as it is.

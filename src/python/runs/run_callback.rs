@@ -1,4 +1,4 @@
-//! What the legacy functions give for a run that is open: a callback that emits into it, a checker that asks its
+//! What the legacy functions return for an open run: a callback that emits into the run, and a checker that asks its
 //! token.
 
 use super::emit::emit;
@@ -16,16 +16,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::sync::Arc;
 
-/// Called with an event `{"source", "event", "data"}`, puts it into its run's log, then calls the callback that is
-/// registered.
+/// The callback of one run. Called with an event `{"source", "event", "data"}`, it appends the event to the run's log,
+/// then calls the callback that is registered for the run.
 #[pyclass(name = "RunCallback", module = "llm_callback", frozen)]
 pub(crate) struct PyRunCallback(Owned<Arc<Run>>);
 
-/// Called, says whether its run is to stop: by its token, or by the checker that is registered.
+/// The checker of one run. Called, it returns whether the run is cancelled: by its token, or by the registered checker.
 #[pyclass(name = "RunChecker", module = "llm_callback", frozen)]
 pub(crate) struct PyRunChecker(Owned<Arc<Run>>);
 
-/// What stands in the place of `entry` for an open run.
+/// The callback or the checker of an open run, in place of a registered one.
 pub(crate) fn of(py: Python<'_>, entry: Entry, run: Arc<Run>) -> PyResult<Bound<'_, PyAny>> {
     Ok(match entry {
         Entry::Callback => Bound::new(py, PyRunCallback(Owned::new(run)))?.into_any(),
@@ -33,7 +33,8 @@ pub(crate) fn of(py: Python<'_>, entry: Entry, run: Arc<Run>) -> PyResult<Bound<
     })
 }
 
-/// An entry of a dict that an event must have.
+/// The value of a key that the dict of an event must have. Raises KeyError if it is missing, and TypeError
+/// if `dict` is no dict.
 fn item<'py>(dict: &Bound<'py, PyAny>, name: &Py<PyString>) -> PyResult<Bound<'py, PyAny>> {
     let name = name.bind(dict.py());
     let Ok(dict) = dict.cast::<PyDict>() else {

@@ -1,4 +1,4 @@
-//! The handler of one run: what an agent framework calls, straight into that run's log.
+//! The handler of one run: it turns an agent framework's calls into events of that run's log.
 
 use super::append::append;
 use crate::python::cpython::encode;
@@ -25,23 +25,23 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 thread_local! {
-    /// What this thread's next event is written to.
+    /// The buffer that this thread's next event is written to.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A larger buffer is not kept.
+/// The largest buffer that is kept for the next event, in bytes.
 const LARGEST_BUFFER: usize = 1 << 16;
 
 /// A handler that is bound to one run. Made by :meth:`Run.handler`.
 ///
-/// Give it to a framework as its callback handler. Thread-safe, re-entrant. It is its run's for good: who speaks, and
-/// in which run, cannot be changed, and a copy is the handler itself.
+/// Give it to a framework as its callback handler. Thread-safe, re-entrant. Its run and its `caller_context` cannot be
+/// changed, and copying it returns the handler itself.
 #[pyclass(name = "RunHandler", module = "llm_callback", extends = PyHandler, frozen)]
 pub(crate) struct PyRunHandler {
     run: Owned<Arc<Run>>,
     /// The JSON of the source.
     source: Box<[u8]>,
-    /// What all of its pieces of text begin with.
+    /// The encoded beginning of all `llm.stream` events.
     stream: BodyTemplate,
     /// The source, for the callback that is registered for the run.
     source_dict: Py<PyAny>,
@@ -102,7 +102,7 @@ pub(crate) fn call<'py>(
     sleep_if_ended(|| {
         let py = handler.py();
         let this = handler.get();
-        // In the child of a fork the run is nobody's.
+        // In the child of a fork the run belongs to the parent.
         let Some(run) = this.run.get() else {
             COUNTERS.count_no_callback();
             return Ok(());
@@ -130,20 +130,21 @@ impl<'py> Call<'_, 'py> {
         self.base.py()
     }
 
-    /// A keyword argument, unless it is false.
+    /// A keyword argument; None if it is missing or false.
     fn argument(&self, name: &Py<PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
         truthy(self.kwargs.get_item(name.bind(self.py()))?)
     }
 
-    /// Whether strands has put its caller's `invocation_state` among the arguments, over its own: it may have any keys.
+    /// Whether strands has merged its caller's `invocation_state` into the arguments. That may have any keys, and
+    /// replaces arguments of the same names.
     fn carries_state(&self) -> PyResult<bool> {
         let has = |name: &Py<PyString>| self.kwargs.contains(name.bind(self.py()));
         Ok(has(&names(self.py()).event_loop_cycle_id)? || has(&names(self.py()).init_event_loop)?)
     }
 
-    /// A piece of what the model says, as strands sends it; whether it is one.
+    /// Reports a piece of the model's output, as strands sends it. Returns whether `delta` is such a piece.
     ///
-    /// `delta` tells of which kind it is: the arguments of that kind may be the caller's, see `carries_state`.
+    /// The keys of `delta` tell its kind: the other arguments may be the caller's, see `carries_state`.
     fn delta(&self, delta: &Bound<'py, PyDict>) -> PyResult<bool> {
         let py = self.py();
         let piece = |name: &Py<PyString>| delta.get_item(name.bind(py));
@@ -176,7 +177,7 @@ impl<'py> Call<'_, 'py> {
         Ok(true)
     }
 
-    /// The arguments as the original takes them, and strands' whole messages.
+    /// Reports the arguments that the original handler knows, and strands' whole messages.
     fn given(&self) -> PyResult<()> {
         let py = self.py();
         if let Some(reasoning) = self.argument(&names(py).reasoning_text)? {
@@ -206,7 +207,7 @@ impl<'py> Call<'_, 'py> {
         }
     }
 
-    /// Reports text; `end` is what is printed behind it.
+    /// Reports text. A verbose handler prints it, with `end` after it.
     fn text(&self, kind: &EventKind, text: &Bound<'py, PyAny>, end: &str) -> PyResult<()> {
         if self.is_verbose()? {
             print(text, Some(end))?;
@@ -244,7 +245,7 @@ impl<'py> Call<'_, 'py> {
         )
     }
 
-    /// A whole message: of the model, or with what tools gave back.
+    /// Reports a whole message: of the model, or with the results of tools.
     fn message(&self, message: &Bound<'py, PyAny>) -> PyResult<()> {
         let py = self.py();
         let Ok(message) = message.cast::<PyDict>() else {
@@ -288,7 +289,7 @@ impl<'py> Call<'_, 'py> {
                 value.unwrap_or_else(|| py.None().into_bound(py)),
             )?;
         }
-        // A tool may give back anything; what is no JSON at all must not cost the framework its loop.
+        // A tool may return anything. A result that cannot become JSON must not break the framework's loop.
         let mut json = Vec::with_capacity(256);
         if encode::encode(&mut json, &data).is_err() {
             data.set_item(names(py).content.bind(py), "<not representable as JSON>")?;
@@ -302,8 +303,8 @@ impl<'py> Call<'_, 'py> {
         self.say(&EventKind::LLM_TOOL_RESULT, write, || Ok(data.into_any()))
     }
 
-    /// Into the log, then to the callback that is registered for the run. After the run's end it is dropped; the log
-    /// counts it.
+    /// Appends an event to the log, then hands it to the callback that is registered for the run. After the run's end
+    /// the event is dropped, and the log counts it.
     fn say(
         &self,
         kind: &EventKind,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How long the interpreter's exit waits for sinks.
 const PATIENCE_AT_EXIT: Duration = Duration::from_secs(5);
 
-/// Has the runs ended with the interpreter.
+/// Registers the function that ends all runs at the interpreter's exit.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     let at_exit = wrap_pyfunction!(end_all, py)?;
     py.import("atexit")?
@@ -19,9 +19,9 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
 }
 
 /// End every live run as cancelled, with kind `shutdown`, refuse new ones for good, and wait until the sinks have
-/// written every event, `timeout` seconds at most. Return whether they have.
+/// written every event, `timeout` seconds at most. Returns True if they have.
 ///
-/// :func:`llm_callback.shutdown` is this, after it has ended the runs of every `RunManager`, and says the rest.
+/// :func:`llm_callback.shutdown` calls this after it has ended the runs of every `RunManager`; see there.
 #[pyfunction]
 #[pyo3(signature = (reason, timeout), text_signature = "(reason, timeout)")]
 pub(crate) fn shutdown(

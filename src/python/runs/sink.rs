@@ -16,13 +16,13 @@ use pyo3::types::{PyDict, PyList};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long a sink is waited for, unless told otherwise.
+/// How long a call waits for a sink, if `timeout` is not given.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The handle of a sink. Made by :func:`add_sink` and :func:`log_to_file`.
 ///
 /// Dropping the handle leaves the sink as it is; used in `with`, leaving the block closes the sink. Thread-safe. In the
-/// child of a fork its methods raise RuntimeError: the sink is the parent's.
+/// child of a fork its methods raise :class:`ForeignProcess`: the sink is the parent's.
 #[pyclass(name = "SinkHandle", module = "llm_callback", frozen, weakref)]
 pub(crate) struct PySinkHandle(Owned<SinkHandle>);
 
@@ -114,7 +114,8 @@ fn end_of(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// Waits, in slices, until all sinks that `ask` asks have flushed.
+/// Waits, in slices, until all sinks that `ask` asks have flushed. Returns false on timeout, and if a sink cannot
+/// flush.
 fn wait_for(
     py: Python<'_>,
     timeout: Option<Duration>,
@@ -162,8 +163,8 @@ pub(crate) fn flush(py: Python<'_>, timeout: Arg<'_, '_>) -> PyResult<bool> {
 /// `name` is the sink's key in `stats()["sinks"]`, which no other sink may have; if it is left out, the function's
 /// qualified name. `function` must not be a coroutine function, and must not wait for :func:`flush`. At the
 /// interpreter's exit it is called with the events that are left, for five seconds at most. Thread-safe; does not
-/// block. Raises TypeError for an object that cannot be called, ValueError if there is a sink of that name,
-/// :class:`ThreadRefused`.
+/// block. Raises TypeError for an object that cannot be called, ValueError if there is a sink of that name, and
+/// :class:`ThreadRefused` if the system refuses the sink's thread.
 #[pyfunction]
 #[pyo3(
     signature = (function, /, *, name=None, hold_bytes=Arg::Missing, hold_seconds=Arg::Missing),
@@ -219,7 +220,7 @@ fn start(py: Python<'_>, name: &str, sink: impl Sink, hold: Hold) -> PyResult<Si
     })
 }
 
-/// Adds a sink to those of this process.
+/// Adds a sink to those of this process. Raises ValueError, with the text of `is_there`, if one has its name already.
 pub(crate) fn added(
     py: Python<'_>,
     handle: SinkHandle,
@@ -242,7 +243,7 @@ struct Function {
 
 impl Sink for Function {
     fn run_thread(work: &mut (dyn FnMut() + Send)) {
-        // The function may start programs, which would inherit the mask.
+        // The function may start programs, which would inherit the thread's signal mask.
         allow_signals();
         // One thread state of Python's for the whole thread. A thread state for each call would take a lock of
         // CPython's without the GIL each time, and a fork at that moment would leave the child waiting for that lock.
@@ -285,7 +286,7 @@ impl Sink for Function {
     }
 }
 
-/// Tells the host's log what a sink has raised.
+/// Logs what a sink's function has raised.
 fn report(py: Python<'_>, name: &str, error: &PyErr) -> PyResult<()> {
     py.import("llm_callback._sinks")?
         .getattr("_report")?
@@ -295,7 +296,7 @@ fn report(py: Python<'_>, name: &str, error: &PyErr) -> PyResult<()> {
 
 impl Drop for Function {
     fn drop(&mut self) {
-        // Its destructor is Python code. At the interpreter's exit it is left alone.
+        // Dropping the function may run Python code. At the interpreter's exit the function is leaked.
         sleep_if_ended(|| {
             Python::try_attach(|_| drop(self.callable.take()));
         });

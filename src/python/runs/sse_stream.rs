@@ -1,4 +1,4 @@
-//! A reader of one run's events as the bytes that SSE sends.
+//! A reader of one run's events, as the bytes that SSE sends.
 
 use super::subscription::{BATCH, PySubscription, no_more, waiting};
 use crate::python::cpython::attached::AttachedMutex;
@@ -13,13 +13,14 @@ use std::time::Duration;
 
 #[pymethods]
 impl PySubscription {
-    /// Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are
-    /// there, and no more than 64 KiB, but for one frame that is larger by itself.
+    /// Return an iterator, for `for` and `async for`, over the bytes that SSE sends. Each item has as many whole frames
+    /// as are there, up to about 64 KiB; a larger frame is sent whole.
     ///
-    /// Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which
-    /// are gone; None gives none. `retry` is the first line then: after how many milliseconds a client connects
-    /// again. The iteration ends after the run's last event; its `close` closes the subscription. The format is that
-    /// of the WHATWG's HTML standard, section 9.2.
+    /// If no event comes for `heartbeat` seconds, the item is a comment, which keeps the connection open and reveals
+    /// clients that are gone; with None there are no comments. If `retry` is given, the first line tells the client
+    /// after how many milliseconds to connect again. The iteration ends after the run's last event. The iterator's
+    /// `close` closes the subscription. The format is that of the WHATWG's HTML standard, section 9.2. Raises TypeError
+    /// or ValueError for invalid arguments.
     #[pyo3(
         signature = (heartbeat=Some(15.0), *, retry=None),
         text_signature = "($self, heartbeat=15.0, *, retry=None)"
@@ -50,12 +51,12 @@ impl PySubscription {
 pub(crate) struct PySse {
     subscription: Py<PySubscription>,
     heartbeat: Option<Duration>,
-    /// What comes before everything else. The lock protects it while it is taken.
+    /// The bytes to send before all others. The lock protects them while they are taken.
     first: AttachedMutex<Option<Vec<u8>>>,
 }
 
 impl PySse {
-    /// What to send next, waiting at most `timeout`; None if there is nothing within it.
+    /// Reads what to send next. Waits for it, at most `timeout`; None is no limit.
     fn chunk<'py>(&self, py: Python<'py>, timeout: Option<Duration>) -> PyResult<Chunk<'py>> {
         let first = self.first.lock(py).take();
         let closer = self
@@ -80,7 +81,7 @@ enum Chunk<'py> {
     Ended,
 }
 
-/// The frames in one piece.
+/// The bytes of all frames, joined.
 fn join<'py>(py: Python<'py>, frames: &[Arc<Frame>]) -> PyResult<Bound<'py, PyBytes>> {
     let len = frames.iter().map(|frame| frame.sse().len()).sum();
     PyBytes::new_with(py, len, |mut rest| {
@@ -124,7 +125,7 @@ impl PySse {
         waiting(py, "next_chunk")?.call1((slf, &this.subscription, seconds, heartbeat(py)))
     }
 
-    /// Close the subscription. Thread-safe; again does nothing.
+    /// Close the subscription. Thread-safe; closing again does nothing.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.subscription.get().close(py)
     }
@@ -134,7 +135,7 @@ impl PySse {
         waiting(slf.py(), "close")?.call1((slf,))
     }
 
-    /// What to send next, None if there is nothing yet. Raises StopAsyncIteration at the end.
+    /// Return the bytes to send next, None if there are none yet. Raises StopAsyncIteration at the end.
     fn _next_now<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         sleep_if_ended(|| match self.chunk(py, Some(Duration::ZERO))? {
             Chunk::Bytes(bytes) => Ok(Some(bytes)),

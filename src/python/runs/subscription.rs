@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// At most this much is taken from the log at once: a client that does not read holds no more.
+/// The most that one read takes from the log: a client that does not read holds no more.
 pub(crate) const BATCH: Limits = Limits {
     events: 256,
     bytes: 64 << 10,
@@ -71,7 +71,7 @@ struct Place {
     ready: VecDeque<Arc<Frame>>,
     /// Whether a coroutine waits.
     awaited: bool,
-    /// How many events the reader was told to have lost, by the latest reading.
+    /// How many events the reader was told to have lost, as of the end of the latest read.
     lost: u64,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct PySubscription {
     pub(crate) closer: Owned<Closer>,
 }
 
-/// Puts the subscription back when the reading is over, however it ends.
+/// A read that is in progress. When it ends, in whatever way, the subscription is put back.
 struct Reading<'a, 'py> {
     py: Python<'py>,
     place: &'a AttachedMutex<Place>,
@@ -125,7 +125,7 @@ impl PySubscription {
         self.place.get_or_raise("subscription")
     }
 
-    /// Takes the subscription for a reading.
+    /// Takes the subscription out of its place, to read. Raises `ReaderBusy` if another thread reads.
     fn reading<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<Reading<'a, 'py>> {
         let place = self.place()?;
         let subscription = place.lock(py).subscription.take();
@@ -163,7 +163,7 @@ impl PySubscription {
         }
     }
 
-    /// Asks the subscription something, detached; None while a thread reads.
+    /// Calls `question` with the subscription, detached. Returns None if a thread reads at this moment.
     fn ask<R: Send>(
         &self,
         py: Python<'_>,
@@ -174,7 +174,7 @@ impl PySubscription {
         Some(py.detach(|| question(subscription)))
     }
 
-    /// Reads what is there, waiting for the first event at most `timeout`.
+    /// Reads the events that are there. Waits for the first one, at most `timeout`.
     pub(crate) fn frames(
         &self,
         py: Python<'_>,
@@ -198,7 +198,7 @@ impl PySubscription {
         }
         let mut reading = self.reading(py)?;
         let subscription = reading.subscription.as_mut().expect("taken above");
-        // What is there is taken with the GIL, which a producer would not give back for milliseconds.
+        // Events that are there are taken without giving up the GIL: an emitting thread might keep it for milliseconds.
         let read = match subscription.try_read(most) {
             Ok(Read::TimedOut) | Err(TryReadError::WouldBlock) => {
                 wait(py, timeout, |slice| match subscription.read(most, slice) {
@@ -211,7 +211,7 @@ impl PySubscription {
         };
         drop(reading);
         match read?.unwrap_or(Ok(Read::TimedOut)) {
-            // Lifecycle events and a gap come beyond what was asked for.
+            // The run's first event and a gap may come on top of the number that was asked for.
             Ok(Read::Events(mut frames)) if frames.len() > max => {
                 let rest = frames.split_off(max);
                 self.keep(py, rest)?;
@@ -221,12 +221,11 @@ impl PySubscription {
         }
     }
 
-    /// Keeps events that were read and are not returned yet; not in a subscription that was closed meanwhile.
+    /// Keeps events that were read and are not returned yet. If the subscription was closed meanwhile, drops them.
     fn keep(&self, py: Python<'_>, frames: Vec<Arc<Frame>>) -> PyResult<()> {
         let closer = self.closer.get_or_raise("subscription")?;
         let mut place = self.place()?.lock(py);
-        // Under the lock: a thread that closes the subscription first closes it, and then takes the lock to clear the
-        // place.
+        // Asked under the lock: `close` first closes the subscription, and then takes the lock to clear the place.
         let dropped = if closer.is_closed() {
             frames
         } else {
@@ -240,7 +239,7 @@ impl PySubscription {
         Ok(())
     }
 
-    /// The next event, waiting for it at most `timeout`.
+    /// The next event. Waits for it, at most `timeout`.
     fn one(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<One> {
         let next = self.place()?.lock(py).ready.pop_front();
         if let Some(frame) = next {
@@ -412,12 +411,12 @@ impl PySubscription {
         })
     }
 
-    /// Takes back what `_wake_when_readable` has left.
+    /// Drops the wake that `_wake_when_readable` has stored.
     fn _forget_wake(&self, py: Python<'_>) -> PyResult<()> {
         sleep_if_ended(|| {
             let place = self.place()?;
             place.lock(py).awaited = false;
-            // Where a thread has come in between and reads, its reading has made the wake needless.
+            // If a thread has begun to read meanwhile, the wake is left as it is: that read makes it needless.
             self.ask(py, Subscription::forget_wake);
             Ok(())
         })

@@ -35,11 +35,11 @@ pub(crate) struct PyToken(Owned<CancelToken>);
 #[pyclass(name = "_Handle", module = "llm_callback._core", frozen)]
 struct Handle(CancelToken);
 
-/// The class of which tokens are made.
+/// Set the Python class of tokens.
 #[pyfunction]
 #[pyo3(name = "_set_token_class")]
 pub(crate) fn set_token_class(token_class: &Bound<'_, PyType>) {
-    // Only ours calls it, once.
+    // Only `llm_callback.cancel` calls this, once.
     let _ = CLASS.set(token_class.py(), token_class.clone().unbind());
 }
 
@@ -174,8 +174,8 @@ impl PyToken {
         })
     }
 
-    /// As `on_cancel`, for a coroutine that waits: `wake` is also called when the token lets go of it, as at its run's
-    /// end.
+    /// As `on_cancel`, for a waiting coroutine: `wake` is also called if the token drops it uncalled, for example at
+    /// the end of the token's run.
     fn _wake_on_cancel(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<PyRegistration> {
         sleep_if_ended(|| {
             let token = self.token()?;
@@ -267,7 +267,8 @@ fn parse_kind(kind: &str) -> PyResult<CancelKind> {
     })
 }
 
-/// A kind of cancellation and its words, from what a Python caller gave.
+/// The kind and the reason of a cancellation, from the arguments of a Python call. Raises ValueError for an unknown
+/// kind.
 pub(crate) fn kind_and_reason(
     kind: &str,
     reason: &Bound<'_, PyString>,
@@ -275,12 +276,12 @@ pub(crate) fn kind_and_reason(
     Ok((parse_kind(kind)?, encode::lossy(reason)?))
 }
 
-/// When so many seconds will have passed; nothing for what no clock can hold.
+/// The moment that is `deadline` seconds from now; None without a deadline, and if no clock can hold that moment.
 fn in_seconds(deadline: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Instant>> {
     Ok(seconds("deadline", deadline)?.and_then(|after| Instant::now().checked_add(after)))
 }
 
-/// The system refuses the thread that watches deadlines.
+/// `ThreadRefused`: the system refuses the thread that watches deadlines.
 fn no_timer(py: Python<'_>, _: NoTimer) -> PyErr {
     thread_refused(py, OpenError::NoTimer.to_string())
 }
@@ -308,8 +309,8 @@ impl PyRegistration {
 
 #[pymethods]
 impl PyRegistration {
-    /// Take the callback back. Returns True if it was not called, and never will be. Thread-safe; does not wait for a
-    /// call that has begun.
+    /// Take the callback back. Returns True if this call did so: then the callback was not called, and never will be.
+    /// Thread-safe; does not wait for a call that has begun.
     fn stop(&self, py: Python<'_>) -> PyResult<bool> {
         sleep_if_ended(|| {
             let registration = self.0.get_or_raise("registration")?.lock(py).take();
