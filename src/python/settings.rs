@@ -1,4 +1,4 @@
-//! `configure`: what holds for the whole process.
+//! `configure`: the settings of the whole process.
 
 use crate::python::cpython::arguments::Arg;
 use crate::python::cpython::exit::sleep_if_ended;

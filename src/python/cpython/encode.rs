@@ -10,8 +10,7 @@ use pyo3::types::{
 use serde_json::value::RawValue;
 use std::io::Write;
 
-/// How deep lists and dicts may be nested: some levels less than `serde_json`, with which readers in Rust parse them,
-/// allows (128).
+/// How deep lists and dicts may be nested. `serde_json`, with which readers in Rust parse them, allows some more: 128.
 const DEEPEST: usize = 100;
 
 /// Appends the JSON of `value`.

@@ -134,7 +134,7 @@ pub(crate) fn get_global_cancellation_checker<'py>(
 /// Raise :class:`RunCancelled` if the current run is cancelled, by its token or by its checker; without a run, do
 /// nothing.
 ///
-/// Calls the checker on this thread, with no lock held; what it raises passes through. Thread-safe, re-entrant.
+/// Calls the checker on this thread, with no lock held; its exceptions pass through. Thread-safe, re-entrant.
 #[pyfunction]
 #[pyo3(signature = (*rest), text_signature = "()")]
 pub(crate) fn check_cancellation<'py>(py: Python<'py>, rest: &Bound<'py, PyTuple>) -> PyResult<()> {

@@ -56,7 +56,7 @@ pub(crate) fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
     Ok(Some(current.run_id.bind(py).clone()))
 }
 
-/// Looks up what is needed from Python.
+/// Looks up the Python objects that this file needs. To be called at import.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     py.get_type::<CurrentRun>();
     variable(py)?;

@@ -41,7 +41,7 @@ pub(crate) fn register_event_callback<'py>(
 
 /// Return the callback of the run `run_id`, or None.
 ///
-/// With `configure(route="context")` the run of the calling context is preferred, where one is known.
+/// With `configure(route="context")` the run of the calling context is preferred, if one is known.
 /// Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
 #[pyfunction]
 #[pyo3(signature = (run_id=Arg::Missing, *rest), text_signature = "(run_id)")]
@@ -64,9 +64,9 @@ pub(crate) fn get_event_callback<'py>(
 
 /// Ask `checker` whether the run `run_id` is cancelled; None removes the run's checker.
 ///
-/// `checker` is called without arguments at each call of a handler of the run, on the calling thread, with no lock
-/// held. If it returns a true value, the handler raises :class:`RunCancelled`; an exception of `checker` passes
-/// through.
+/// `checker` is called without arguments at each call of a handler of the run, and by :func:`check_cancellation`, on
+/// the calling thread, with no lock held. If it returns a true value, :class:`RunCancelled` is raised; an exception of
+/// `checker` passes through.
 ///
 /// Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
 #[pyfunction]
@@ -92,7 +92,7 @@ pub(crate) fn register_cancellation_checker<'py>(
 
 /// Return the cancellation checker of the run `run_id`, or None.
 ///
-/// With `configure(route="context")` the run of the calling context is preferred, where one is known.
+/// With `configure(route="context")` the run of the calling context is preferred, if one is known.
 /// Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
 #[pyfunction]
 #[pyo3(signature = (run_id=Arg::Missing, *rest), text_signature = "(run_id)")]

@@ -12,8 +12,8 @@ use pyo3::types::PyString;
 
 /// Ends the run by calling `end`. Printed text that is not a whole line yet becomes an event first.
 ///
-/// Raises what the flush of the printed text raises, and a Ctrl-C that came while callbacks were called or readers were
-/// woken. The run has ended then too.
+/// Raises an exception of the flush of the printed text, and a Ctrl-C that came while callbacks were called or readers
+/// were woken. The run has ended then too.
 pub(crate) fn ending<R>(py: Python<'_>, run: &Run, end: impl FnOnce() -> R) -> PyResult<R> {
     let before = flush_output(py, run);
     let ended = end();

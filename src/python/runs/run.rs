@@ -73,7 +73,7 @@ impl PyRun {
         self.run.anyway().generation()
     }
 
-    /// `pending`, `running`, `completed`, `failed` or `cancelled`. The last three are what the terminal event says.
+    /// `pending`, `running`, `completed`, `failed` or `cancelled`. The last three are as in the terminal event.
     #[getter]
     fn state(&self, py: Python<'_>) -> PyResult<&'static str> {
         sleep_if_ended(|| {

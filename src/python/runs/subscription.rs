@@ -20,7 +20,7 @@ pub(crate) const BATCH: Limits = Limits {
     bytes: 64 << 10,
 };
 
-/// Looks up what is needed from Python.
+/// Looks up the Python objects that this file needs. To be called at import.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     lagged_class(py)?;
     decode(py)?;

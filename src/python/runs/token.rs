@@ -43,7 +43,7 @@ pub(crate) fn set_token_class(token_class: &Bound<'_, PyType>) {
     let _ = CLASS.set(token_class.py(), token_class.clone().unbind());
 }
 
-/// Makes what is otherwise made at first use.
+/// Makes the classes, which would otherwise be made at first use. To be called at import.
 pub(crate) fn prepare(py: Python<'_>) {
     py.get_type::<Handle>();
     py.get_type::<PyToken>();

@@ -17,7 +17,7 @@ pub(crate) struct Counters {
     cancelled: CachePadded<AtomicU64>,
 }
 
-/// The counters at one moment. Counters that others add to meanwhile may be read at slightly different moments.
+/// The values of all counters. Counters that other threads add to may be read at slightly different moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stats {
     /// Events handed to a callback, even if the callback then failed.

@@ -63,7 +63,7 @@ impl Kind {
     }
 }
 
-/// Looks up what is needed from Python.
+/// Looks up the Python objects that this file needs. To be called at import.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     for kind in Kind::ALL {
         kind.members(py)?;

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-/// Looks up what is needed from Python.
+/// Looks up the Python objects that this file needs. To be called at import.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     builtins(py).map(drop)
 }

@@ -35,7 +35,7 @@ impl Entry {
         dict.get_or_init(py, || PyDict::new(py).unbind()).bind(py)
     }
 
-    /// What is registered for the run `id`: under this id, or under the UUID whose text it is.
+    /// The entry of the run `id`: registered under this id, or under the UUID whose text it is.
     #[inline]
     pub(crate) fn of<'py>(self, py: Python<'py>, id: &RunId) -> PyResult<Found<'py>> {
         if !REGISTRY.is_empty()
@@ -147,7 +147,7 @@ pub(crate) fn both<'py>(py: Python<'py>, key: &RunKey<'py>) -> PyResult<(Found<'
     }
 }
 
-/// Makes what is otherwise made at first use.
+/// Makes the statics, which would otherwise be made at first use. To be called at import.
 pub(crate) fn prepare(py: Python<'_>) {
     LazyLock::force(&REGISTRY);
     Entry::Callback.others(py);

@@ -22,7 +22,7 @@ pub(crate) fn runs(py: Python<'_>) -> Runs {
     RUNS.lock(py).clone()
 }
 
-/// Makes what is otherwise made at first use.
+/// Makes the statics, which would otherwise be made at first use. To be called at import.
 pub(crate) fn prepare() {
     LazyLock::force(&RUNS);
     LazyLock::force(&OPTIONS);
