@@ -1,4 +1,4 @@
-//! What happens to a thread that the exiting interpreter ends inside a call of this module.
+//! What happens to a thread that the exiting interpreter ends inside a call of this extension.
 //!
 //! Before 3.14, `CPython` ends a daemon thread that asks for the GIL again at the interpreter's exit by `pthread_exit`
 //! ("Caution" at `PyGILState_Ensure` in the C API's reference). With glibc that unwinds the stack by force. Rust's
