@@ -143,7 +143,7 @@ impl PyHandler {
     }
 }
 
-/// Return a new :class:`LLMCallbackHandler`: a function under the name that hosts call.
+/// Make an :class:`LLMCallbackHandler`; a function under the name that hosts call.
 #[pyfunction]
 #[pyo3(
     signature = (

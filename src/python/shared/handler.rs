@@ -14,7 +14,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use std::ptr;
 
-/// Turns the calls of an agent framework into events of one run.
+/// Turns what an agent framework calls it with into events of one run.
 ///
 /// Give it to the framework as its callback handler. Each call first asks the token of `run_id`, if that run is open,
 /// and its cancellation checker, and raises :class:`RunCancelled` if the run is cancelled. Then it reports reasoning,
