@@ -7,7 +7,7 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Raises ImportError in any interpreter but the main one: a second interpreter would get the first one's objects.
+/// Raises `ImportError` in any interpreter but the main one: a second interpreter would get the first one's objects.
 pub(crate) fn refuse_all_but_the_main(_py: Python<'_>) -> PyResult<()> {
     // SAFETY: the thread is attached; neither pointer is dereferenced.
     if unsafe { ffi::PyInterpreterState_Get() == ffi::PyInterpreterState_Main() } {
