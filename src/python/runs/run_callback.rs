@@ -33,8 +33,8 @@ pub(crate) fn of(py: Python<'_>, entry: Entry, run: Arc<Run>) -> PyResult<Bound<
     })
 }
 
-/// The value of a key that the dict of an event must have. Raises `KeyError` if it is missing, and `TypeError` if `dict` is
-/// no dict.
+/// The value of a key that the dict of an event must have. Raises `KeyError` if it is missing, and `TypeError` if
+/// `dict` is no dict.
 fn item<'py>(dict: &Bound<'py, PyAny>, name: &Py<PyString>) -> PyResult<Bound<'py, PyAny>> {
     let name = name.bind(dict.py());
     let Ok(dict) = dict.cast::<PyDict>() else {
