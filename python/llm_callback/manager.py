@@ -35,37 +35,36 @@ if TYPE_CHECKING:
     _RunId = int | str | UUID
 
 
-# How long a shutdown waits, in seconds, for another thread that is about to end a run.
+# How many seconds a shutdown waits for another thread that is about to end a run.
 _PATIENCE = 5.0
 
 
 class RunManager:
-    """Starts runs on threads of its own: ``max_workers`` at once, ``max_queued`` others wait, in their order.
+    """Executes runs on threads of its own: ``max_workers`` at once. Up to ``max_queued`` others wait in a queue.
 
-    ``execute`` is called with a run's config, on a thread of the manager, with the run as the current one, in a
-    context that is otherwise empty. What it returns is the data of ``lifecycle.completed``: a dict, or what an
-    object's ``to_dict()`` makes of it, as it is, anything else as ``{"result": …}``; an awaitable or a generator, whose
-    work is not done, fails the run. What it raises fails the run;
-    a run that was asked to stop ends as cancelled, whatever becomes of ``execute``. Left out, it is the hierarchy of
-    Strands agents, which needs the extra ``strands``. With ``capture`` what a run prints becomes its events
-    (:func:`capture_output`).
+    ``execute(config)`` does the work of one run. It is called on a thread of the manager, in an empty context in which
+    the run is the current one. If it returns a dict, or an object with a ``to_dict()`` method, that dict is the data of
+    ``lifecycle.completed``; any other value is there as ``{"result": value}``. An exception fails the run. So does an
+    awaitable or a generator as the value, since its work is not done. A run that was asked to stop ends as cancelled,
+    whatever ``execute`` does. By default ``execute`` runs the hierarchy of Strands agents, which needs the extra
+    ``strands``. With ``capture``, text that a run's code prints becomes events of that run (:func:`capture_output`).
 
-    **A cancel** ends a run that waits at once, and it never starts. One that runs is told by its token and its
-    handlers, and has ``cancel_timeout`` seconds, from whoever's cancel or its deadline, to end by itself. Then the
-    manager ends it, as cancelled, and gives its place to the next; its thread, which cannot be stopped, is left to
-    itself, and what it still says is dropped and counted.
+    **A cancel** of a run in the queue ends the run at once, and it never starts. The token and the handlers of a run
+    that is executed tell its code to stop. The code has ``cancel_timeout`` seconds from the cancel, or from the
+    deadline. After that the manager ends the run as cancelled and executes the next one in its place. The thread of the
+    old run cannot be stopped and is left alone; its later events are dropped and counted.
 
-    **After a run** the callback and the checker of its id are what they were before, the capture has ended, and the
-    current run was never that of anybody else; all of it before the run's last event.
+    **Before a run's last event** the capture ends, and the callback and the checker of the run's id are put back as
+    they were before the run.
 
-    **The threads** are daemons, and last no longer than there is work. When the interpreter exits, runs are not waited
-    for as the pools of ``concurrent.futures`` are: those that wait end as cancelled, those that run are asked to stop
-    and ended after ``cancel_timeout`` at the latest. For results, call :meth:`wait` or :meth:`shutdown`, or use the
-    manager in ``with``. :func:`llm_callback.shutdown` ends the runs of all managers before the exit. In the child of a
-    fork a manager has no runs, and is as if new.
+    **The threads** are daemon threads, and end when the queue is empty. Unlike the pools of ``concurrent.futures``, a
+    manager does not wait for its runs when the interpreter exits: runs in the queue end as cancelled; runs that are
+    executed are asked to stop, and are ended after ``cancel_timeout`` seconds at the latest. To get the results, call
+    :meth:`wait` or :meth:`shutdown`, or use the manager in ``with``. :func:`llm_callback.shutdown` ends the runs of all
+    managers before the exit. In the child of a fork a manager has no runs and is as if new.
 
-    Thread-safe, re-entrant: everything may be called from any thread, also by what runs. No lock is held while code
-    that is not ours runs.
+    Thread-safe and re-entrant: a run's own code may call any method too. No lock is held while ``execute`` or a
+    callback runs.
     """
 
     def __init__(
@@ -97,13 +96,13 @@ class RunManager:
             _managers.add(self)
 
     def _reset(self) -> None:
-        # Protects all of the below, and what the jobs say of themselves. Under it: changes of these, nothing that
+        # Protects the attributes below and the fields of the jobs. Under it: changes of these; never a call that
         # blocks, calls a run or starts a thread.
         self._lock = threading.RLock()
         self._is_shut_down = False
         self._queued: OrderedDict[Run, Job] = OrderedDict()
         self._executing: dict[Run, Job] = {}
-        # Threads that have a place: never more than max_workers.
+        # How many threads execute runs: at most max_workers. A thread that was left alone does not count.
         self._workers = 0
 
     def start_run(
@@ -115,15 +114,16 @@ class RunManager:
         deadline: float | None = None,
         on_event: _EventCallback | None = None,
     ) -> Run:
-        """Open a run, queue it, and return it: it is ``pending`` until its turn comes.
+        """Open a run, put it into the queue, and return it. The run is ``pending`` until a thread executes it.
 
-        Its id is ``run_id``, else ``config["run_id"]``, else one is made. ``execute`` gets a shallow copy of ``config``
-        with ``run_id`` and ``task``, the given one, else the config's, else ``""``. ``deadline`` is in seconds from
-        now, the time in the queue included. ``on_event`` is registered as the event callback of the run while that
-        runs: it hears what handlers, the output and :meth:`Run.emit` say, and never the run's own ``lifecycle`` events;
-        its end is for :meth:`Run.wait`, or a subscription.
+        The run's id is ``run_id``, or else ``config["run_id"]``; if there is neither, an id is made. ``execute`` gets a
+        shallow copy of ``config`` with the keys ``run_id`` and ``task``. The task is ``task``, or else
+        ``config["task"]``, or else ``""``. The run is cancelled ``deadline`` seconds from now; the time in the queue
+        counts. ``on_event`` is registered as the event callback of the run's id while the run is executed. It gets the
+        events of handlers, of printed text and of :meth:`Run.emit`, and no ``lifecycle`` events: use :meth:`Run.wait`
+        or a subscription to learn of the end.
 
-        Does not wait for a thread to be free. Raises :class:`ShutDown` after :meth:`shutdown` and at the interpreter's
+        Does not block. Raises :class:`ShutDown` after :meth:`shutdown` and at the interpreter's
         exit; :class:`RunQueueFull` if ``max_queued`` runs wait (threads that start runs at the same moment may each add
         one more); :class:`RunExists` if a run of this id is live; :class:`ThreadRefused` if the system refuses the only
         thread that could execute the run, which then has failed; TypeError and ValueError for bad arguments;
@@ -142,7 +142,7 @@ class RunManager:
         run = open_run(run_id, deadline=deadline, pending=True, task=given["task"])
         given["run_id"] = run.run_id
         job = Job(run, partial(execute, given), on_event)
-        # Kept, and stopped with the job: a callback would hold what it is held by.
+        # Stopped when the job is done: the token holds the callback, and the callback holds the job.
         job.keep(run.token.on_cancel(partial(self._was_cancelled, job)))
         with self._lock:
             is_late = self._is_shut_down
@@ -154,7 +154,7 @@ class RunManager:
         try:
             self._start_workers()
         except RuntimeError as error:
-            # The system refuses a thread. With other threads at work the run will have its turn.
+            # The system refuses a thread. If the manager has other threads, one of them will execute the run.
             with self._lock:
                 is_stuck = not self._workers and self._queued.pop(run, None) is not None
             if is_stuck:
@@ -163,34 +163,38 @@ class RunManager:
                 job.finish()
                 raise refused from error
         if run.token.is_set():
-            # Perhaps before it was in the queue.
+            # The cancel may have come before the run was in the queue.
             self._was_cancelled(job)
         return run
 
     def cancel_run(self, run_id: _RunId, reason: str = "") -> bool:
-        """Ask a run of this manager to stop. True if it is here, has not ended, and nobody had asked before.
+        """Ask a run of this manager to stop. Returns True if this call was the first to ask.
 
-        One that waits for its turn has ended when this returns. Does not wait for one that runs: :meth:`wait` does.
+        Returns False for a run that has ended, and for an id of which this manager has no run. A run in the queue has
+        ended when this method returns. The method does not wait for a run that is executed: see :meth:`wait`.
         """
         job = self._find(run_id)
         return job is not None and job.run.cancel(reason)
 
     def is_running(self, run_id: _RunId) -> bool:
-        """Whether a run of this manager has not ended; also while it waits for its turn, as its ``state`` tells."""
+        """Return True for a run of this manager that has not ended, also while it is in the queue (``pending``)."""
         job = self._find(run_id)
         return job is not None and job.is_open
 
     def get_active_runs(self) -> list[int | str]:
-        """Return the ids of the runs that have not ended: those that run, then those that wait, in their order."""
+        """Return the ids of the runs that have not ended: those that are executed, then the queue in its order."""
         return [job.run.run_id for job in self._jobs() if job.is_open]
 
     def wait(self, run_id: _RunId | None = None, timeout: float | None = None) -> bool:
-        """Wait for the end of a run, or of all that are here now, ``timeout`` seconds at most; whether it is there.
+        """Wait until a run has ended, or all runs that the manager has now, at most ``timeout`` seconds.
 
-        True for an id of which no run is here. Ctrl-C works. Where code of a run of this manager calls it, also on
-        another thread that has that run as its current one (:func:`bind`), it leaves out that run, and of the run
-        itself only tells whether it has ended. Not left out is the run of a thread without a current run, on which it
-        waits; nor are two runs that wait for one another, nor what waits for the caller's place.
+        Returns True once they have ended, False on timeout. Returns True for an id of which this manager has no run.
+        Blocks; Ctrl-C works.
+
+        A run's own code may call this method too, also on a thread to which it was bound (:func:`bind`). Then the
+        method does not wait for that run: for that run's id it returns at once whether the run has ended. A thread
+        without a current run is not recognised, and waits for the run that waits for it. Two runs that wait for each
+        other wait for ever, and so does a run that waits for a run which needs its place.
         """
         own = self._own_jobs()
         end = _End(timeout)
@@ -200,15 +204,16 @@ class RunManager:
         return job is None or job.run.wait(0 if job in own else end.remaining)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
-        """Take no more runs, and end those that wait for their turn, as cancelled, with kind ``shutdown``.
+        """Start no more runs, and end the runs in the queue as cancelled, with kind ``shutdown``.
 
-        With ``wait``, wait for those that run, ``timeout`` seconds at most. What runs then is cancelled the same way,
-        and ended after ``cancel_timeout`` at the latest: no run of this manager is open afterwards. Without ``wait``
-        return at once, and let what runs go on. May be called again.
+        With ``wait``, the method then waits for the runs that are executed, at most ``timeout`` seconds. After that it
+        cancels them too, and ends each after ``cancel_timeout`` seconds at the latest: afterwards no run of this
+        manager is open. Without ``wait`` it returns at once, and the runs that are executed go on. The method may be
+        called again.
 
-        Called by code of a run of this manager, as :meth:`wait` says, it leaves out that run, and waits for the others
-        ``cancel_timeout`` seconds at most before it cancels them, as they may wait for this one. On a thread that has
-        no current run it does not know the run that waits for it, and with no ``timeout`` waits for that for ever.
+        If a run's own code calls it (see :meth:`wait`), the method leaves out that run. It waits for the others at most
+        ``cancel_timeout`` seconds before it cancels them, since they may wait for the caller. A thread without a
+        current run is not recognised: without a ``timeout`` it waits for ever for a run that waits for it.
         """
         with self._lock:
             self._is_shut_down = True
@@ -223,10 +228,10 @@ class RunManager:
         self._end_others("the manager is shut down", self._cancel_timeout, _PATIENCE)
 
     def _cancel_all(self, reason: str) -> None:
-        """Take no more runs, and ask all that are here to stop: those that wait for their turn end by it."""
+        """Start no more runs, and ask all runs to stop. The runs in the queue end by this."""
         with self._lock:
             self._is_shut_down = True
-            # The runs that wait come first: none of them may begin in the place of a run that ends.
+            # The queue comes first: no run may begin in the place of a run that ends.
             jobs = [*self._queued.values(), *self._executing.values()]
         for job in jobs:
             job.run.cancel(reason, kind="shutdown")
@@ -234,7 +239,7 @@ class RunManager:
     def _end_others(self, reason: str, patience: float | None, more: float | None) -> None:
         """Cancel the runs that are executed, and end those that have not ended after ``patience`` seconds.
 
-        ``more`` is how many seconds it waits for another thread that is about to end a run.
+        If another thread is about to end a run, wait for that thread ``more`` seconds at most.
         """
         stopping = self._others()
         for job in stopping:
@@ -242,15 +247,15 @@ class RunManager:
         end = _End(patience)
         for job in stopping:
             if not job.is_done.wait(end.remaining):
-                # Perhaps its run has ended, and could not be cancelled any more.
+                # A run that has ended can no longer be cancelled, and its code may still be at work.
                 self._abandon(job)
-                # Perhaps another thread was about to; callbacks of others might keep it.
+                # Another thread may be about to end the run, and a host's callback may delay that thread.
                 job.is_done.wait(more)
 
     def __enter__(self) -> Self:
-        """Return itself. Leaving the block shuts it down, and, unless by an exception, waits for the queue first.
+        """Return the manager. Leaving the block shuts it down; without an exception it waits for all runs first.
 
-        In a run of this manager it waits for the queue ``cancel_timeout`` seconds at most.
+        In the code of a run of this manager the wait takes at most ``cancel_timeout`` seconds.
         """
         return self
 
@@ -282,19 +287,19 @@ class RunManager:
             return [*self._executing.values(), *self._queued.values()]
 
     def _own_jobs(self) -> list[Job]:
-        """Return what the calling code is a part of: by its thread, and by its current run."""
+        """Return the jobs of the calling code: of its thread, and of its current run."""
         here, run = threading.get_ident(), _current_run()
         with self._lock:
             return [job for job in self._executing.values() if job.thread == here or job.run == run]
 
     def _others(self) -> list[Job]:
-        """Return what is executed, but what the calling code is a part of."""
+        """Return the jobs that are executed, without those of the calling code."""
         own = self._own_jobs()
         with self._lock:
             return [job for job in self._executing.values() if job not in own]
 
     def _patience(self, timeout: float | None) -> float | None:
-        """Return how long to wait for other runs: where a run waits, they may wait for it."""
+        """Return how long to wait for other runs. If a run's own code waits, they may wait for that run."""
         if not self._own_jobs():
             return timeout
         return self._cancel_timeout if timeout is None else min(timeout, self._cancel_timeout)
@@ -309,7 +314,7 @@ class RunManager:
     # --- The threads ---
 
     def _start_workers(self) -> None:
-        """Start a thread for what waits, if a place is free."""
+        """Start a thread for the queue, if fewer than ``max_workers`` are at work."""
         with self._lock:
             if not self._queued or self._workers >= self._max_workers:
                 return
@@ -327,7 +332,10 @@ class RunManager:
             self._execute_run(job)
 
     def _next(self, done: Job | None) -> Job | None:
-        """Let go of what is done, and return what is next; None if nothing is, or this thread has no place any more."""
+        """Finish the job that is done and return the next one. None ends this thread.
+
+        None if the queue is empty, or if the manager has left this thread alone.
+        """
         with self._lock:
             if done is not None and self._executing.pop(done.run, None) is None:
                 return None
@@ -344,7 +352,7 @@ class RunManager:
 
     def _execute_run(self, job: Job) -> None:
         run = job.run
-        # What `execute` raises is told by the run's end, and is no matter of the thread; nor is a run that has ended.
+        # The run's last event tells what `execute` has raised; the thread goes on. Entering an ended run raises too.
         with suppress(BaseException), run:
             try:
                 job.prepare(capture=self._capture)
@@ -356,33 +364,33 @@ class RunManager:
     # --- Cancels ---
 
     def _was_cancelled(self, job: Job) -> None:
-        """Take a cancelled run out of the queue, or give it its time to end by itself."""
+        """Take a cancelled run out of the queue; or, if it is executed, end it after ``cancel_timeout`` seconds."""
         with self._lock:
             queued = self._queued.pop(job.run, None)
             is_executing = self._executing.get(job.run) is job
         if queued is not None:
             job.finish()
         elif is_executing:
-            # A deadline's callbacks do not run on the thread that watches deadlines, and may take their time.
+            # The callbacks of deadlines have a thread of their own, so that this one may block.
             patience = CancelToken(self._cancel_timeout)
             job.keep(patience.on_cancel(partial(self._abandon, job)), patience)
 
     def _abandon(self, job: Job) -> None:
-        """End a run whose code does not return, and give its place to another."""
+        """End a run whose code does not return, and execute another run in its place."""
         with self._lock:
             if self._executing.get(job.run) is not job:
                 return
             del self._executing[job.run]
             self._workers -= 1
         job.clean_up()
-        # As cancelled: it was asked to stop.
+        # The run was asked to stop, so that this ends it as cancelled.
         job.run.complete()
         job.finish()
         self._start_workers()
 
 
 class _End:
-    """The end of a wait, ``timeout`` seconds from its making, or never."""
+    """The moment when a wait ends, ``timeout`` seconds from now; None is never."""
 
     def __init__(self, timeout: float | None) -> None:
         self._end = None if timeout is None else monotonic() + timeout
@@ -393,14 +401,14 @@ class _End:
 
 
 def _as_data(result: Any) -> dict[str, Any]:
-    """Return the fields of a run's last event."""
+    """Return the data of ``lifecycle.completed`` for what ``execute`` has returned."""
     if not isinstance(result, (dict, type)) and callable(
         to_dict := getattr(result, "to_dict", None)
     ):
         result = to_dict()
     if isawaitable(result) or isgenerator(result) or isasyncgen(result):
         if iscoroutine(result):
-            # It never runs, and Python is not to warn of that too.
+            # The coroutine never runs. The error says so, and Python's warning is not needed.
             result.close()
         raise TypeError(
             f"execute returned {result!r}, whose work is not done: have it done in execute, as with"
@@ -412,7 +420,7 @@ def _as_data(result: Any) -> dict[str, Any]:
 
 
 def _default_execute() -> Callable[[dict[str, Any]], Any]:
-    """Return what executes the hierarchy of Strands agents."""
+    """Return the function that runs the hierarchy of Strands agents."""
     try:
         run_in: Callable[[dict[str, Any]], Any] = import_module("llm_callback.hierarchy").run_in
     except ImportError as error:
@@ -426,8 +434,8 @@ def _default_execute() -> Callable[[dict[str, Any]], Any]:
 
 # --- The process ---
 
-# Protects the managers that there are, and whether the exit is prepared. Under it: these, and the registration.
-# Re-entrant, as all locks here: what they guard is made of objects, and the collector may run where one is made.
+# Protects the set of managers, and whether the exit is prepared. Under it: changes of these, and the registration.
+# Re-entrant, as all locks here: making an object may run Python's collector, and so code that takes the lock again.
 _process_lock = threading.RLock()
 _managers: WeakSet[RunManager] = WeakSet()
 _is_prepared = False
@@ -435,19 +443,19 @@ _is_exiting = False
 
 
 def _prepare_exit() -> None:
-    """Have the runs asked to stop before the interpreter waits for threads, once.
+    """Arrange, once, that all runs are asked to stop before the interpreter joins threads at its exit.
 
-    A run may wait for a thread of ``concurrent.futures``, which is joined at exit: ours comes before that, since it
-    is registered after it.
+    A run may wait for a thread of ``concurrent.futures``, which is joined at exit. Functions that are registered later
+    are called earlier, so that module is imported first.
     """
     global _is_prepared  # noqa: PLW0603 - of the process
     if _is_prepared and not _is_exiting:
         return
     try:
         if _is_exiting:
-            raise RuntimeError("all runs are ended already")  # noqa: TRY301 - told as what threading says is
+            raise RuntimeError("all runs are ended already")  # noqa: TRY301 - handled as threading's own error is
         import_module("concurrent.futures.thread")
-        # Private, but the only place before the joins: `atexit` comes after them.
+        # Private, but the only functions that are called before the joins: those of `atexit` come after them.
         register = getattr(threading, "_register_atexit", atexit.register)
         with _process_lock:
             if not _is_prepared:
@@ -466,9 +474,9 @@ def _end_all() -> None:
 
 
 def _shut_down_managers(reason: str, timeout: float | None) -> None:
-    """End the runs of all managers, which take no more, within ``timeout`` seconds.
+    """End the runs of all managers within ``timeout`` seconds. The managers start no more runs.
 
-    All are asked to stop at once. Each manager gives its runs its ``cancel_timeout``, if there is as much.
+    All runs are asked to stop at once. Each manager gives its runs ``cancel_timeout`` seconds, or what is left.
     """
     with _process_lock:
         managers = list(_managers)
@@ -483,7 +491,7 @@ def _shut_down_managers(reason: str, timeout: float | None) -> None:
 
 
 def _forget_the_parents() -> None:
-    """In the child of a fork: its threads are the parent's, and a lock may have been held by one of them."""
+    """Make the managers as if new, in the child of a fork: the parent's threads are not here, and may hold a lock."""
     global _process_lock  # noqa: PLW0603 - see above
     _process_lock = threading.RLock()
     for manager in list(_managers):
