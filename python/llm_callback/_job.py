@@ -1,4 +1,4 @@
-"""One run of a manager: what to call for it, what is registered and captured meanwhile, and what is put back."""
+"""One run of a manager: the function that executes the run, and what is registered and captured meanwhile."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from llm_callback._core import CancelRegistration, Run, _EventCallback
     from llm_callback.capture import OutputCapture
 
-# Protects whose registrations those of a run's id are, and whether they are put back. Under it: look-ups and
-# registrations, after which what was replaced is still held, so that no destructor is called.
-# Re-entrant: what it guards is made of objects, and the collector may run where one is made.
+# Protects which job has registered for a run's id, and whether the earlier registrations are put back. Under it:
+# look-ups and registrations; never a destructor, since the caller holds what is replaced until the lock is released.
+# Re-entrant: making an object may run Python's collector, and so code that takes the lock again.
 _registry_lock = threading.RLock()
 _registered: dict[int | str, Job] = {}
 
 
 class Job:
-    """A run that waits or is executed: what to call, and what to put back after it."""
+    """A run that is queued or executed, with the registrations that are put back after it."""
 
     def __init__(
         self,
@@ -38,8 +38,8 @@ class Job:
         self.run = run
         self.execute = execute
         self.thread: int | None = None
-        # Set when the thread has come back from it, or is not waited for any more. A plain Event has a lock: a signal
-        # handler that interrupts the thread holding it would wait for it for ever.
+        # Set when the thread has finished the job, or was left alone. A plain Event has a lock: a signal handler that
+        # interrupts the thread which holds that lock would wait for ever.
         self.is_done = CancelToken()
         self._on_event = on_event
         self._before: tuple[Any, Any] = (None, None)
@@ -52,12 +52,13 @@ class Job:
         return not self.run.wait(0)
 
     def prepare(self, *, capture: bool) -> None:
-        """Register and capture, unless it was abandoned meanwhile."""
+        """Register the callback and start the capture, unless the job was abandoned meanwhile."""
         run_id = self.run.run_id
         with _registry_lock:
             if self._is_clean:
                 return
-            # Its run has ended, since ours has begun, and its code lingers: ours is not to put back what it put there.
+            # The run of an earlier job of this id has ended, and its code lingers. Its registrations must not be put
+            # back after this job.
             earlier = _registered.get(run_id)
             kept = None if earlier is None else earlier._put_back()  # noqa: SLF001
             _registered[run_id] = self
@@ -71,23 +72,23 @@ class Job:
                 self._capture.stop()
 
     def clean_up(self) -> None:
-        """Leave everything as it was before the run; once, also where two threads want to."""
+        """Stop the capture and put back the registrations. Only the first call does, whichever thread it comes from."""
         try:
             if self._capture is not None:
                 self._capture.stop()
-            # The last of what it printed, while its callback can hear of it.
+            # Printed text that is not a whole line yet becomes an event, while the callback is still registered.
             _flush(self.run.run_id, self.run.generation)
         finally:
             with _registry_lock:
                 self._is_clean = True
                 kept = self._put_back()
             del kept
-            # It may have begun in between.
+            # The capture may have begun in between.
             if self._capture is not None:
                 self._capture.stop()
 
     def _put_back(self) -> tuple[Any, Any] | None:
-        """Put back what was registered before, under the lock; return what is replaced, to die without it."""
+        """Put back what was registered before. The caller holds the lock, and drops the result after its release."""
         run_id = self.run.run_id
         if _registered.get(run_id) is not self:
             return None
@@ -96,7 +97,7 @@ class Job:
         is_latest = latest is None or latest == self.run
         now = (_callback_registry.get(run_id), _checker_registry.get(run_id))
         callback, checker = self._before
-        # What somebody has removed meanwhile is not put back, and what may be a later run's own stays.
+        # A registration that the host has removed meanwhile is not put back. One that may be a later run's own stays.
         if now[0] is not None and (is_latest or now[0] is self._on_event):
             register_event_callback(run_id, callback)
         if now[1] is not None and is_latest:
@@ -104,22 +105,22 @@ class Job:
         return now
 
     def keep(self, registration: CancelRegistration, token: CancelToken | None = None) -> None:
-        """Stop the registration when all is done. The token is kept, for its time to go on."""
+        """Stop the registration when the job is done. The token is kept, since a dropped token has no deadline."""
         self._kept.append((registration, token))
         if self.is_done.is_set():
             self.finish()
 
     def finish(self) -> None:
-        """Wake who waits for it, and let go of what would call it."""
+        """Wake the threads that wait for the job, and stop the registrations of cancel callbacks."""
         self.is_done.set()
         while self._kept:
-            # Two threads may be here.
+            # Two threads may do this at once.
             with suppress(IndexError):
                 self._kept.pop()[0].stop()
 
 
 def _forget_the_parents() -> None:
-    """In the child of a fork: the lock may have been held by a thread of the parent's."""
+    """Make a new lock, in the child of a fork: a thread of the parent may have held the old one."""
     global _registry_lock  # noqa: PLW0603 - see above
     _registry_lock = threading.RLock()
     _registered.clear()

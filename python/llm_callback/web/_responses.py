@@ -1,4 +1,4 @@
-"""The responses of Flask, and of Starlette and FastAPI, with the events of a run. A framework is imported at use."""
+"""The responses of Flask, and of Starlette and FastAPI, with the events of a run. A framework is imported when used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llm_callback.web._sse import RunOrId, SseOptions
 
-# The header wins: an EventSource that reconnects sends the parameter too, as the page wrote it once.
+# The header wins: an EventSource that reconnects still sends the parameter of its first request.
 _HEADER, _PARAMETER = "Last-Event-ID", "last_event_id"
 
 
@@ -23,14 +23,13 @@ def flask_response(
 ) -> flask.Response:
     """Return the Flask response with the events of a run. See :func:`sse_answer` for the options and the statuses.
 
-    The client's place is read from ``request``, the current one if none is given: from its header ``Last-Event-ID``,
-    else its query parameter ``last_event_id``, for a page that was rendered with the events before.
+    ``request`` says after which event the client reads on: the header ``Last-Event-ID``, or else the query parameter
+    ``last_event_id``, for a page that was rendered with the earlier events. By default it is Flask's current request.
 
-    A stream occupies a thread of the WSGI server. That a client has gone shows when something is sent to it: where it
-    has closed its connection, the reader of a quiet run is freed with the first or second heartbeat after. Where the
-    client does not read, the reader is freed at most a second after ``send_timeout``. The server's thread, which is
-    blocked in sending, cannot be interrupted: it comes back when the client reads again, or the system gives the
-    connection up.
+    A stream occupies a thread of the WSGI server. The server notices that a client has gone only when it sends: after a
+    client has closed its connection, the reader of a quiet run is freed with the first or second heartbeat. If a client
+    does not read, the reader is freed at most a second after ``send_timeout``. The server's thread, which is blocked in
+    sending, cannot be interrupted: it returns when the client reads again, or the system gives up the connection.
     """
     import flask  # noqa: PLC0415
 
@@ -49,14 +48,14 @@ def starlette_response(
 ) -> StreamingResponse:
     """Return the Starlette response, which is FastAPI's too, with the events of a run. See :func:`sse_answer`.
 
-    The client's place is read from ``request``: from its header ``Last-Event-ID``, else its query parameter
-    ``last_event_id``, for a page that was rendered with the events before. No thread waits. The reader is freed when
-    the server says that the client has gone; uvicorn does so at once. Where the client does not read for
-    ``send_timeout`` seconds, the connection is closed on uvicorn, and the sending is cancelled on other servers.
+    ``request`` says after which event the client reads on: the header ``Last-Event-ID``, or else the query parameter
+    ``last_event_id``, for a page that was rendered with the earlier events. No thread waits. The reader is freed when
+    the server reports that the client has gone; uvicorn does so at once. If a client does not read for ``send_timeout``
+    seconds, uvicorn's connection is closed; on other servers the sending is cancelled.
 
-    uvicorn waits at its exit for open responses before the application's lifespan ends. So once uvicorn exits, all
+    At its exit uvicorn waits for open responses before it ends the application's lifespan. So once uvicorn exits, all
     streams of its event loop end within half a second, and clients that take nothing are dropped a second later. On
-    other servers set the server's own limit for open responses.
+    other servers, set the server's own limit for open responses.
     """
     from llm_callback.web._starlette import SseResponse  # noqa: PLC0415
 

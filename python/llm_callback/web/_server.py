@@ -1,8 +1,8 @@
-"""The ASGI server around a stream: when it is about to exit, and the connection of one request.
+"""The ASGI server of a stream: whether the server is about to exit, and the connection of one request.
 
-uvicorn waits at its exit until every response is complete, and only then lets the application shut down; a stream that
-waits for a run would keep it for ever. ASGI has no word for that. So uvicorn's ``Server`` is looked up, and asked;
-nothing of it is replaced, and where it is not found, or is another server, nothing happens.
+At its exit uvicorn waits until every response is complete, and only then lets the application shut down. A stream that
+waits for a run would keep uvicorn for ever, and ASGI has no message for that. So this module looks up uvicorn's
+``Server`` and asks it; it replaces nothing. If the server is not found, or is not uvicorn, nothing happens.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
     from llm_callback.web._starlette import SseResponse
 
-# How often a loop looks after its streams, in seconds.
+# How many seconds pass between two looks at a loop's streams.
 _PERIOD = 0.25
-# How long a server that exits waits for a client to take what is being sent, in seconds.
+# How many seconds a server that exits waits for a client to take what is being sent.
 _LAST_SEND = 1.0
 
 
 class Watcher:
-    """Looks after the streams of one event loop, while there are any: one timer of the loop for all of them.
+    """Looks after all streams of one event loop, with one timer, while there are streams.
 
-    Ends them when the server is about to exit, and drops the clients that do not read.
+    Ends the streams when the server is about to exit, and drops the clients that do not read.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -83,7 +83,7 @@ def watcher() -> Watcher:
 
 
 def _forget(gone: Watcher) -> None:
-    """Keep neither the watcher nor its loop, which may be closed now."""
+    """Drop the watcher and its loop, which may be closed now."""
     if getattr(_local, "watcher", None) is gone:
         del _local.watcher
 
@@ -121,7 +121,7 @@ def _runs_on(server: Any, loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _is_exiting(server: Any) -> bool:
-    """Whether the server takes no more connections: it was told to exit, or has answered as many as it may."""
+    """Return whether the server takes no more connections: it was told to exit, or has reached its request limit."""
     if server is None:
         return False
     try:
@@ -131,10 +131,10 @@ def _is_exiting(server: Any) -> bool:
 
 
 def abort(server: Any, scope: Scope) -> bool:
-    """Close the connection of a request at once, with what it has not sent; whether it was found."""
+    """Close the connection of a request at once, without what it has not sent yet. Returns whether it was found."""
     with suppress(Exception):
         for connection in list(server.server_state.connections):
-            # An idle one has none, nor has a WebSocket.
+            # An idle connection has no cycle, nor has a WebSocket.
             cycle = getattr(connection, "cycle", None)
             # A middleware may have copied the scope, but not the headers in it.
             if cycle is not None and cycle.scope["headers"] is scope["headers"]:

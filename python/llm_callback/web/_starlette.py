@@ -1,4 +1,4 @@
-"""The response of Starlette and FastAPI. Made by :func:`llm_callback.web.starlette_response`, which imports it then."""
+"""The response of Starlette and FastAPI. :func:`llm_callback.web.starlette_response` makes it, and imports this module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SseResponse(StreamingResponse):
-    """Closes its body however the sending ends: Starlette cancels the iteration, and does no more.
+    """Closes its body however the sending ends; Starlette itself only cancels the iteration.
 
     Ends when the server is about to exit, and drops a client that does not read: see :class:`_server.Watcher`.
     """
@@ -40,14 +40,14 @@ class SseResponse(StreamingResponse):
 
         self._scope = scope
         try:
-            # Made here, where there is a loop.
+            # A CancelScope is made inside the loop that it belongs to.
             with watcher().watching(self), CancelScope() as self._cancel_scope:
                 await super().__call__(scope, receive, timed)
         finally:
             self._sse_body.close()
 
     def end(self) -> None:
-        """End the stream behind what it has sent: the server is about to exit. Again does nothing."""
+        """End the stream after what it has sent: the server is about to exit. Calling this again does nothing."""
         self._sse_body.close()
 
     def drop_if_stuck(self, server: object, now: float, limit: float | None) -> None:
@@ -59,6 +59,6 @@ class SseResponse(StreamingResponse):
         if limits and now - since >= min(limits):
             self._is_dropped = True
             self._sse_body.close()
-            # What waits in the server's buffer goes with the connection. Without that, the sending at least ends.
+            # An abort also drops what waits in the server's buffer. On other servers at least the sending ends.
             if not _server.abort(server, self._scope) and self._cancel_scope is not None:
                 self._cancel_scope.cancel()

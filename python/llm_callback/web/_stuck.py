@@ -1,7 +1,7 @@
-"""Closes the bodies of clients that do not read. A server's thread that sends to such a client cannot do it itself.
+"""Closes the bodies of clients that do not read. A server's thread that is blocked in sending cannot close its own body.
 
-One look a second at all bodies that are sent, while there are any, by the timer of the core: no thread waits for it.
-There is no lock: each step is one operation on a dict or one assignment, and every order of two threads is right.
+While bodies are being sent, the core's timer looks at all of them once a second: no thread waits for that. There is no
+lock: each step is one operation on a dict or one assignment, and any order of the steps of two threads is right.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _PERIOD = 1.0
 
-# By their `id`: of each until it is closed or dropped.
+# The bodies that are being sent, by their `id`, until they are closed or dropped.
 _bodies: dict[int, ref[SseBody]] = {}
-# What calls `_look` next. A token that is dropped leaves the timer.
+# The token whose deadline calls `_look` next. Dropping a token disarms its deadline.
 _alarm: CancelToken | None = None
 
 
@@ -32,7 +32,7 @@ def watch(body: SseBody) -> None:
 
 
 def forget(body: SseBody) -> None:
-    """Watch the body no more. Again does nothing."""
+    """Stop watching the body. Calling this again does nothing."""
     _bodies.pop(id(body), None)
 
 
@@ -47,7 +47,7 @@ def _set_alarm() -> None:
 
 def _look() -> None:
     global _alarm  # noqa: PLW0603 - of the process
-    # First: who comes from here on sets the next alarm, and who came before is seen below.
+    # First of all: a body that is added from here on sets the next alarm, and one that was added before is seen below.
     _alarm = None
     now = monotonic()
     for reference in list(_bodies.values()):
@@ -59,7 +59,7 @@ def _look() -> None:
 
 
 def _forget_the_parents() -> None:
-    """In the child of a fork: neither are the parent's streams its own, nor does its timer go on."""
+    """Forget the parent's streams and its alarm, in the child of a fork: the parent's timer does not run here."""
     global _bodies, _alarm
     _bodies, _alarm = {}, None
 
