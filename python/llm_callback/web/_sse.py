@@ -1,4 +1,4 @@
-"""The answer to a client that wants the events of a run as server-sent events, of no framework."""
+"""The answer to a client that asks for a run's events as server-sent events. It belongs to no framework."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
     RunOrId: TypeAlias = Run | int | str | UUID
 
-# What 64 bits hold for certain; the ids that we mint are shorter.
+# As many digits as 64 bits hold for certain; the ids of events are shorter.
 _EVENT_ID = re.compile("[0-9]{1,19}-[0-9]{1,19}")
 
-# By which part of it the age differs at which streams end.
+# Streams end at ages that differ by this part of ``max_age``, so that their clients do not all return at once.
 _SPREAD = 0.2
 
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
-    # nginx, and what follows it, would collect a stream before it passes it on.
+    # Without this, nginx and proxies that follow its example collect a stream before they pass it on.
     "X-Accel-Buffering": "no",
 }
 
 
 class SseOptions(TypedDict, total=False):
-    """What :func:`flask_response` and :func:`starlette_response` hand on to :func:`sse_answer`, which explains it."""
+    """The options that :func:`flask_response` and :func:`starlette_response` pass to :func:`sse_answer`: see there."""
 
     after: str | int | None
     heartbeat: float | None
@@ -50,12 +50,12 @@ class SseOptions(TypedDict, total=False):
 
 
 class SseBody:
-    """The bytes of an answer, once, for ``for`` or ``async for``.
+    """The bytes of an answer, for one iteration by ``for`` or ``async for``.
 
-    Waits for the run's events, in ``async for`` without a thread. Ends after the run's last event, where the reader was
-    too slow for its ``overflow``, and at its ``max_age``. It is closed by itself where a chunk was taken, and the next
-    one is not asked for within ``send_timeout`` seconds: then the client does not read. :meth:`close` frees the reader,
-    as does dropping the body; servers call it when the client has gone.
+    The iteration waits for the run's events; with ``async for`` no thread waits. It ends after the run's last event, if
+    the reader was too slow for its ``overflow``, and at the age ``max_age``. If a chunk was taken and the next one is
+    not asked for within ``send_timeout`` seconds, the client does not read, and the body closes itself. :meth:`close`
+    frees the reader, and so does dropping the body; servers call it when the client has gone.
     """
 
     __slots__ = (
@@ -79,12 +79,12 @@ class SseBody:
         self._first = first
         self._send_timeout = send_timeout
         self._end = None if max_age is None else monotonic() + max_age
-        # When the chunk was taken that is being sent; None while the next one is waited for.
+        # When the server took the chunk that it is sending; None while it waits for the next one.
         self._taken_at: float | None = None
         self._is_watched = False
 
     def close(self) -> None:
-        """Free the reader: whoever waits for bytes gets the end, as all do after it.
+        """Free the reader. The iteration ends, also for a thread or a coroutine that waits for bytes.
 
         Thread-safe; blocks for one operation on the run's log at most. Closing again does nothing.
         """
@@ -100,7 +100,7 @@ class SseBody:
         return self._send_timeout
 
     async def aclose(self) -> None:
-        """As :meth:`close`, for ``contextlib.aclosing``."""
+        """Do what :meth:`close` does, for ``contextlib.aclosing``."""
         self.close()
 
     def __iter__(self) -> Self:
@@ -142,7 +142,7 @@ class SseBody:
         return self._end is not None and monotonic() >= self._end
 
     def _taken(self, chunk: bytes) -> bytes:
-        """Note that the chunk is being sent from now on."""
+        """Return the chunk, and note that the server sends it from now on."""
         if self._send_timeout is not None:
             self._taken_at = monotonic()
             if not self._is_watched:
@@ -151,13 +151,13 @@ class SseBody:
         return chunk
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether one chunk has been sent for too long."""
+        """Return whether the server has been sending one chunk for ``send_timeout`` seconds."""
         taken_at, timeout = self._taken_at, self._send_timeout
         return taken_at is not None and timeout is not None and now - taken_at >= timeout
 
 
 class SseAnswer(NamedTuple):
-    """An HTTP response, of no framework: what to send, and then the body, to be closed when the client has gone."""
+    """An HTTP response of no framework. The server sends it, and closes the body when the client has gone."""
 
     status: HTTPStatus
     headers: dict[str, str]
@@ -175,29 +175,31 @@ def sse_answer(  # noqa: PLR0913 - each has a default that fits
     send_timeout: float | None = 30.0,
     max_age: float | None = 1800.0,
 ) -> SseAnswer:
-    """Return what to answer to a client that wants the events of a run, as server-sent events.
+    """Return the answer to a client that asks for the events of a run as server-sent events.
 
-    ``run`` is a run, or the id of one that :func:`llm_callback.get_run` finds; an int and its text name two runs.
-    ``last_event_id`` is what the client says that it has seen, as text from outside; without it, or where it is empty,
-    the stream begins ``after`` what :meth:`Run.subscribe` takes: all that the log holds, and None for what comes from
-    now on. A comment is sent when there was nothing for ``heartbeat`` seconds: it keeps the connection open, and shows
-    a WSGI server that its client has gone. ``retry`` is after how many milliseconds the client is to reconnect; that
-    line goes out first and at once, so that the client sees the connection open. A client that is slower than its run
-    is told what it has missed, in its place, with ``overflow="gap"``; with ``"disconnect"`` its stream ends, and it is
-    told when it comes back.
+    ``run`` is a run, or the id of one that :func:`llm_callback.get_run` finds. The int 8 and the text "8" are the ids
+    of two different runs. ``last_event_id`` is the id of the last event that the client has seen, as the client sends
+    it. If it is empty or None, ``after`` says where the stream begins, as for :meth:`Run.subscribe`: ``"start"`` is the
+    oldest event that the log holds, None is the next event.
 
-    Two bounds free what a client that is as good as gone would keep: its reader, and the log of a run that ended long
-    ago. A client that does not read is dropped once one chunk has not been sent within ``send_timeout`` seconds. A
-    stream that is older than ``max_age`` seconds, give or take 20 % so that not all come back at once, ends with the
-    next chunk or heartbeat. In both cases the client comes back with the id of its last event, and nothing is lost that
-    the log still holds. None switches either off.
+    If the run has no event for ``heartbeat`` seconds, the stream sends a comment. The comment keeps the connection
+    open, and lets a WSGI server notice that its client has gone. ``retry`` is the number of milliseconds after which
+    the client is to reconnect. The stream begins with that line, so that the client sees at once that the connection is
+    open. ``overflow`` is for a client that is slower than its run: with ``"gap"`` a ``stream.gap`` event takes the
+    place of what it has missed; with ``"disconnect"`` its stream ends, and the gap comes when it reconnects.
 
-    The status is 200 with a stream; 204 where nothing is left to be sent, which tells an ``EventSource`` to stop; 404
-    where there is no such run, or no longer; 400 where ``last_event_id`` is not an event's id. An id that is unknown is
-    answered with a gap event and all that the log holds.
+    Two bounds free the reader of a client that is as good as gone, and with it the log of a run that ended long ago. A
+    client that does not read is dropped if one chunk is not sent within ``send_timeout`` seconds. A stream that is
+    older than ``max_age`` seconds ends with its next chunk or heartbeat; each stream's age varies by 20 %, so that not
+    all clients reconnect at once. In both cases the client reconnects with the id of its last event, and loses nothing
+    that the log still holds. None switches a bound off.
 
-    Thread-safe; does not block, and the body's iteration does. Raises TypeError and ValueError for arguments that
-    cannot be, but not for what a client may have chosen: an id, of an event or, where it is an int or a str, of a run.
+    The status is 200 with a stream; 204 if nothing is left to be sent, which tells an ``EventSource`` to stop; 404 if
+    there is no such run, or no longer; 400 if ``last_event_id`` is not the id of an event. The stream for an unknown id
+    begins with a gap event and all that the log holds.
+
+    Thread-safe. Does not block; the iteration of the body does. Raises TypeError or ValueError for invalid arguments,
+    but not for those that a client may choose: the id of an event, and a run's id that is an int or a str.
     """
     if last_event_id and not _EVENT_ID.fullmatch(last_event_id):
         text = "Last-Event-ID, or the parameter last_event_id, is not an event's id, such as 1700000000000-1.\n"
@@ -230,7 +232,7 @@ def _find(run_id: int | str | UUID) -> Run | None:
     try:
         return get_run(run_id)
     except ValueError:
-        # An id that no run can have is one that no run has.
+        # No run can have this id, so that there is none.
         return None
 
 

@@ -1,4 +1,4 @@
-"""The response of Starlette and FastAPI. :func:`llm_callback.web.starlette_response` makes it, and imports this module."""
+"""The response of Starlette and FastAPI. :func:`llm_callback.web.starlette_response` imports this module and makes it."""
 
 from __future__ import annotations
 

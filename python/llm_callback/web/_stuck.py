@@ -1,4 +1,4 @@
-"""Closes the bodies of clients that do not read. A server's thread that is blocked in sending cannot close its own body.
+"""Closes the bodies of clients that do not read. A server's thread that is blocked in sending cannot do so itself.
 
 While bodies are being sent, the core's timer looks at all of them once a second: no thread waits for that. There is no
 lock: each step is one operation on a dict or one assignment, and any order of the steps of two threads is right.
