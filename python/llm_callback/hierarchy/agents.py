@@ -1,4 +1,4 @@
-"""The agents of a hierarchy: a global supervisor calls teams as its tools, and a team's supervisor its workers."""
+"""The agents of a hierarchy. The global supervisor calls teams as its tools; a team's supervisor calls workers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from llm_callback.hierarchy.execution import Execution
     from llm_callback.hierarchy.topology import TeamInfo
 
-# What providers allow in the name of a tool.
+# The number of characters that providers allow in a tool's name.
 _LONGEST_NAME = 64
 
 
 class _CurrentRun(type):
     @property
     def _current_run_id(cls) -> Any:
-        """The run of the calling context: of this task, or this thread, and no other's."""
+        """The id of the run that is current in the calling context, which no other task or thread changes."""
         return get_current_run_id()
 
     @_current_run_id.setter
@@ -40,7 +40,7 @@ class _CurrentRun(type):
 
 @dataclass(frozen=True)
 class TeamWork:
-    """A team at work on one task: what its agents need. ``token`` stops them, and no other team."""
+    """A team that works on one task, as its agents need it. ``token`` stops the agents of this team only."""
 
     execution: Execution
     config: TeamConfigRequest
@@ -49,21 +49,21 @@ class TeamWork:
 
 
 class WorkerAgentFactory(metaclass=_CurrentRun):
-    """Makes the workers of a team, as agents and as the tools of their supervisor.
+    """Makes the workers of a team: as agents, and as tools of the team's supervisor.
 
-    ``_current_run_id``, which may be assigned to, and ``set_current_run_id`` have the names of a class variable that
-    they are not: they are of the context that calls, and what the factory makes belongs to the run of its ``execution``
-    in any case.
+    ``_current_run_id`` and ``set_current_run_id`` have the names that the original has for a class variable. Here they
+    read and set the current run of the calling context. The agents that the factory makes always belong to the run of
+    their ``execution``.
     """
 
     @staticmethod
     def set_current_run_id(run_id: int | str | None) -> None:
-        """Make ``run_id`` the current run of the calling context; None: no run."""
+        """Make ``run_id`` the current run of the calling context; None leaves the context without a run."""
         set_current_run_id(run_id)
 
     @staticmethod
     def create(execution: Execution, worker: WorkerConfigRequest, caller: CallerContext) -> Agent:
-        """Make a worker. Raises ConfigError for a tool or a model that is not known."""
+        """Make a worker. Raises ConfigError for an unknown tool or model."""
         prompt = "\n\n".join(filter(None, (worker.role, worker.system_prompt)))
         tools = find_tools(worker.tools, f"the worker {worker.name!r}")
         return execution.agent(caller, prompt, tools, worker.llm)
@@ -142,7 +142,7 @@ class TeamSupervisorFactory:
 
 
 class GlobalSupervisorFactory:
-    """Makes the agent at the top."""
+    """Makes the global supervisor."""
 
     @staticmethod
     def create(execution: Execution) -> Agent:
@@ -166,7 +166,7 @@ class Hierarchy:
     supervisor: Agent
 
     async def work(self) -> str:
-        """Do the task; return the global supervisor's answer. In the run's event loop."""
+        """Do the task in the run's event loop, and return the global supervisor's answer."""
         execution, config = self.execution, self.execution.config
         caller, token = execution.topology.supervisor, execution.run.token.child()
         task = config.task or config.global_user_message or ""
@@ -176,16 +176,17 @@ class Hierarchy:
 
 
 class HierarchyBuilder:
-    """Builds the agents of a run from its configuration; nothing that it makes is shared with another run."""
+    """Builds the agents of a run from its configuration. Runs share none of these objects."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
 
     def build(self) -> Hierarchy:
-        """Make the global supervisor; the others are made when they are called, anew for each task.
+        """Make the global supervisor. The other agents are made anew for each task, when they are called.
 
-        Their models are made here, and their tools looked up, so that what cannot work is told before the first model
-        is asked: raises ConfigError and ModelUnavailable. Raises RunCancelled where the run is cancelled meanwhile.
+        All models are made here, and all tools are looked up, so that a mistake is found before the first request to a
+        model. Raises ConfigError and ModelUnavailable for such a mistake, and RunCancelled if the run is cancelled
+        meanwhile.
         """
         execution = self._execution
         for team, info in zip(execution.config.teams, execution.topology.teams, strict=True):
@@ -199,7 +200,7 @@ class HierarchyBuilder:
     def _prepare(self, caller: CallerContext, llm: LlmConfig) -> None:
         run = self._execution.run
         if run.token.is_set():
-            # Some models take their time to be made.
+            # Making some models takes a while.
             raise RunCancelled(run.run_id, run.token.kind, run.token.reason)
         self._execution.prepare(caller, llm)
 
@@ -212,7 +213,11 @@ async def _once(
     *,
     prevent: bool,
 ) -> str:
-    """Have the task done; where that was done before, and is prevented, say so and return what came of it."""
+    """Do the task and return the answer.
+
+    With ``prevent``, a task that this agent had before is not done again: a ``system.warning`` says so, and the earlier
+    answer is returned.
+    """
     tracker = execution.tracker
     if not prevent:
         return await tracker.counted(caller.agent_id, lambda: work(task))
@@ -232,13 +237,13 @@ async def _once(
 def _as_tool(
     call: Callable[[str], Awaitable[str]], name: str, description: str, user_message: str | None
 ) -> Any:
-    """Return a tool that gives ``call`` the task; ``user_message`` where the model gives none."""
+    """Return a tool that calls ``call`` with the model's task, or with ``user_message`` if the model gives no task."""
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {"task": {"type": "string", "description": "What is to be done."}},
     }
     if not user_message:
-        # A model that leaves it out is told so, and may try again.
+        # Strands tells a model that leaves out the task, and the model may try again.
         schema["required"] = ["task"]
         return tool(name=name, description=description, inputSchema={"json": schema})(call)
 
@@ -249,9 +254,9 @@ def _as_tool(
 
 
 def _tool_names(kind: str, names: Sequence[str]) -> list[str]:
-    """Return a name for each tool that providers allow, all different, such as ``team_research``.
+    """Return a name for each tool, such as ``team_research``: all different, and with characters that providers allow.
 
-    One whose letters are not allowed, or which another has already, is a number.
+    A name without such characters, or one that another tool has, gets a number in its place.
     """
     found: list[str] = []
     for number, name in enumerate(names, start=1):

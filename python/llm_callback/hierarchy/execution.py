@@ -1,4 +1,4 @@
-"""One run of a hierarchy: what its agents share, and nothing that another run could see."""
+"""One run of a hierarchy: the objects that its agents share, and that no other run sees."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     _AgentOptions = Callable[[CallerContext], Mapping[str, Any]]
 
 # Held while the tracer of strands is made, and for nothing else. The first agent of a process makes that tracer without
-# a lock; two agents at once would make two, of which the second warns on stderr that threads are already instrumented.
+# a lock. Two agents at once would make two tracers, and the second warns on stderr that threads are instrumented twice.
 _tracer_lock = threading.Lock()
 
 
 class Execution:
     """The run, the configuration and the tracker that the agents of one run work with.
 
-    ``agent_options`` is called for each agent with who it is, and returns further keyword arguments of its
-    ``strands.Agent``, such as ``hooks`` or a ``retry_strategy``; what it returns must not be shared between agents.
+    ``agent_options`` is called with the :class:`CallerContext` of each agent. It returns further keyword arguments of
+    the agent's ``strands.Agent``, such as ``hooks`` or a ``retry_strategy``; agents must not share these objects.
     """
 
     def __init__(
@@ -50,29 +50,29 @@ class Execution:
         self.topology: TopologyInfo = TopologyInfo.of(config)
         self.tracker: ExecutionTracker = ExecutionTracker()
         self._agent_options = agent_options or _no_options
-        # Set at the run's cancel, and at its end, whoever has ended it: to ask the run at each chunk would let go of
-        # the GIL each time.
+        # Set at the run's cancel and at its end, whichever code ends it. To ask the run at each chunk would release the
+        # GIL each time.
         self._over = threading.Event()
         run.token._wake_on_cancel(self._over.set)  # noqa: SLF001 - on_cancel is not called at the end
         self._models: dict[str, Model] = {}
 
     def prepare(self, caller: CallerContext, llm: LlmConfig) -> None:
-        """Make the model of the first agent that works as ``caller``, and keep it until then.
+        """Make the model of the first agent of ``caller``, and keep it until that agent is made.
 
-        Raises ConfigError and ModelUnavailable where it can have none.
+        Raises ConfigError or ModelUnavailable if the agent cannot have a model.
         """
         self._models[caller.agent_id] = _model(caller, llm)
 
     def agent(
         self, caller: CallerContext, system_prompt: str, tools: Sequence[Any], llm: LlmConfig
     ) -> Agent:
-        """Make a strands agent whose events are the run's; a new one for each task, so that no history stays.
+        """Make a strands agent whose events go to the run. Each task has a new agent, so that no history stays.
 
-        Raises ConfigError and ModelUnavailable where it can have no model.
+        Raises ConfigError or ModelUnavailable if the agent cannot have a model.
         """
         at_once = self.config.execution_mode is ExecutionMode.PARALLEL
         callback, serve = _until_cancelled(self.run, caller, self._over)
-        # One that was prepared is for one agent: later ones, which may be at work beside it, get their own.
+        # A prepared model is for one agent. Later agents of the same caller may work at the same time, and get others.
         model = self._models.pop(caller.agent_id, None) or _model(caller, llm)
         options = {
             "model": model,
@@ -89,10 +89,10 @@ class Execution:
         return agent
 
     async def ask(self, agent: Agent, caller: CallerContext, token: CancelToken, task: str) -> str:
-        """Return what ``agent`` answers to ``task``; its start and its end are events of the run.
+        """Give ``task`` to ``agent`` and return the answer. The agent's start and end are events of the run.
 
-        ``token`` stops it. Its tools find it as ``cancel_token`` in their invocation state, and as strands'
-        ``tool_context.cancel_signal``.
+        ``token`` stops the agent. The agent's tools find the token as ``cancel_token`` in their invocation state, and
+        as strands' ``tool_context.cancel_signal``.
         """
         self.run.emit("agent", "started", {"task": task}, caller)
         state = {"run_id": self.run.run_id, "cancel_token": token}
@@ -103,7 +103,7 @@ class Execution:
                 self.run.emit("agent", "failed", {"error": describe(error)}, caller)
             raise
         finally:
-            # Also of the turns before a failure or a cancel.
+            # This includes the turns before a failure or a cancel.
             self.tracker.count_usage(agent.event_loop_metrics.accumulated_usage)
         answer = str(result).strip()
         if result.stop_reason != "cancelled":
@@ -113,7 +113,7 @@ class Execution:
 
 
 def describe(error: BaseException) -> str:
-    """Return what went wrong, in the words of the error that strands may have wrapped."""
+    """Return the type and the text of the error, or of the original error if strands has wrapped it."""
     original = getattr(error, "original_exception", None)
     inner = original if isinstance(original, BaseException) else error
     return f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
@@ -122,28 +122,29 @@ def describe(error: BaseException) -> str:
 def _until_cancelled(
     run: Run, caller: CallerContext, over: threading.Event
 ) -> tuple[Callable[..., None], Callable[[Agent], None]]:
-    """Return an agent's callback, and what to call with the agent: the run's handler, which stops both at a cancel.
+    """Return an agent's callback, and a function that must be called with the agent.
 
-    An exception out of a callback leaves strands' generators to be closed in another context, where OpenTelemetry
-    logs a traceback for each; the task of a cancelled run ends at its next await, and closes them as they were opened.
-    ``over`` is set when nothing of the run is wanted any more.
+    The callback is the run's handler, but it does not raise at a cancel: it cancels the run and the agent. An exception
+    from a callback would leave strands' generators to be closed in another context, and OpenTelemetry logs a traceback
+    for each. The task of a cancelled run ends at its next await, and closes the generators in their own context.
+    ``over`` is set when the run was cancelled or has ended.
     """
     handler, is_over = run.handler(caller), over.is_set
-    # Weakly, since the agent has the callback.
+    # A weak reference, since the agent holds the callback.
     served: list[weakref.ref[Agent]] = []
 
     def callback(**kwargs: Any) -> None:
         try:
             handler(**kwargs)
         except RunCancelled as error:
-            # Perhaps only a checker of the host's has said so, and nobody has asked the run: what was said now is lost.
+            # The cause may be a checker of the host's alone, so that the run itself is not cancelled yet.
             run.cancel(error.reason or "the run's checker says so")
         else:
             if not is_over():
                 return
         for agent in served:
             if (stopped := agent()) is not None:
-                # Strands looks at that between two chunks, also where the model never lets the loop's other tasks run.
+                # Strands checks this between two chunks, also if the model never lets other tasks of the loop run.
                 stopped.cancel()
 
     return callback, lambda agent: served.append(weakref.ref(agent))

@@ -1,4 +1,4 @@
-"""Running a hierarchy: from a configuration to what came out of it, in a run of its own or one that is open."""
+"""Executes a hierarchy: takes a configuration and returns a response, in a run of its own or in an open run."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from llm_callback.hierarchy.execution import _AgentOptions
     from llm_callback.hierarchy.topology import TopologyInfo
 
-# A cancelled run has its last event within a tenth of a second, whatever its tools do.
+# How many seconds a cancelled run waits for its tools: it has its last event within a tenth of a second.
 TOOL_PATIENCE = 0.05
 
 
 @dataclass
 class ExecutionResponse:
-    """What came out of a run of a hierarchy.
+    """The response of a hierarchy that has worked in a run.
 
-    ``success``, ``result`` and ``error`` are what the run's last event says, whoever has ended it. ``events`` are all
-    that the run's log holds, ``statistics`` the tracker's. ``topology`` and ``statistics`` are None where the
-    configuration could not be read, and are there also after a failure or a cancel.
+    ``success``, ``result`` and ``error`` come from the run's last event, whichever code ended the run. ``events`` are
+    all events that the run's log holds. ``statistics`` are calls, failures and tokens, also after a failure or a
+    cancel. ``topology`` and ``statistics`` are None if the configuration could not be read.
     """
 
     success: bool
@@ -44,14 +44,14 @@ class ExecutionResponse:
     statistics: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain dicts and lists."""
+        """Return the response as plain dicts and lists."""
         topology = self.topology and self.topology.to_dict()
         return {**vars(self), "topology": topology}
 
 
 @dataclass(frozen=True)
 class HierarchyResult:
-    """What a hierarchy has answered."""
+    """The answer of a hierarchy, and how it came about."""
 
     result: str
     topology: TopologyInfo
@@ -63,11 +63,10 @@ class HierarchyResult:
 
 
 class HierarchyExecutor:
-    """Runs hierarchies. It keeps nothing between runs: one executor may run many at once, each on its own thread.
+    """Executes hierarchies. An executor keeps nothing between runs, and may execute many at once, each on its thread.
 
-    ``agent_options`` is called for each agent and returns further arguments of its ``strands.Agent``.
-    ``tool_patience`` is how many seconds a run that was cancelled, or is done, waits for all that has not ended
-    with it, such as synchronous tools.
+    ``agent_options`` is called for each agent and returns further arguments of its ``strands.Agent``. A run that was
+    cancelled, or is done, waits ``tool_patience`` seconds for the work that goes on, such as synchronous tools.
     """
 
     def __init__(
@@ -82,19 +81,18 @@ class HierarchyExecutor:
     def execute(
         self, config: HierarchyConfigRequest | Mapping[str, Any], *, deadline: float | None = None
     ) -> ExecutionResponse:
-        """Open the run that ``config.run_id`` names, do the task, end the run, and say what came out.
+        """Open a run with the id ``config.run_id``, do the task, end the run, and return the response.
 
-        Blocks until the run has ended, on this thread, in an event loop of its own. A failure, a cancel and a
-        configuration that cannot be used end the run, and are told by the response: ``success`` is False, and
-        ``error`` says why. The run is cancelled when ``deadline`` seconds have passed.
+        Blocks until the run has ended. The agents work on this thread, in an event loop of their own. A failure, a
+        cancel or a configuration that cannot be used ends the run; the response then has ``success=False``, and
+        ``error`` says why. The run is cancelled ``deadline`` seconds from now.
 
-        **In a run that is open already**, where ``config.run_id`` names the live run that is the calling context's
-        current one, as in what a RunManager calls, it works in that run and leaves its end to whoever has opened it:
-        it raises what fails, as ``execute_in`` does, and the response has no ``events``: they are the run's, which goes
-        on, and would be in its last event once more.
+        **In an open run.** If ``config.run_id`` is the id of the calling context's current run, as in code that a
+        RunManager executes, the hierarchy works in that run. The code that opened the run ends it. As with
+        ``execute_in``, a failure raises an exception. The response has no ``events``, since the run goes on.
 
-        Raises RuntimeError where another run of this id is live; TypeError or ValueError where ``run_id`` is no run id;
-        and what is no Exception, such as KeyboardInterrupt, after the end of the run.
+        Raises RuntimeError if another run of this id is live, TypeError or ValueError for an invalid ``run_id``. An
+        exception that is not an Exception, such as KeyboardInterrupt, is raised after the end of the run.
         """
         is_request = isinstance(config, HierarchyConfigRequest)
         entries = vars(config) if is_request else config if isinstance(config, Mapping) else {}
@@ -112,7 +110,7 @@ class HierarchyExecutor:
         response = ExecutionResponse(
             success=False, topology=None, events=list(run.subscribe("start", overflow="gap"))
         )
-        # Somebody else may have ended it: what it has ended with is in its last event, and nowhere else.
+        # Other code may have ended the run. Only the last event says how the run has ended.
         told = response.events[-1]["data"]
         if run.state == "completed":
             response.success, response.result = True, told.get("result")
@@ -121,7 +119,7 @@ class HierarchyExecutor:
         else:
             response.error = str(told.get("error", ""))
             if failure is not None and (described := describe(failure)).endswith(response.error):
-                # The same, with its type.
+                # The same text, with the type of the exception.
                 response.error = described
         if execution is not None:
             response.topology = execution.topology
@@ -131,13 +129,14 @@ class HierarchyExecutor:
     def execute_in(
         self, run: Run, config: HierarchyConfigRequest | Mapping[str, Any]
     ) -> HierarchyResult:
-        """Do the task in a run that is open, and leave its end to whoever has opened it.
+        """Do the task in an open run and return the answer. The code that opened the run ends it.
 
-        The run is annotated with the ``statistics`` of this hierarchy, in place of those of one before it in the run.
+        The run is annotated with the ``statistics`` of this hierarchy. They replace those of an earlier hierarchy in
+        the same run.
 
         Blocks, as ``execute`` does. Raises ConfigError for a configuration that cannot be used, ModelUnavailable,
-        RunCancelled if the run was cancelled, or somebody else has ended it, RuntimeError on a thread that runs an
-        event loop already, and what the global supervisor's model raises.
+        RunCancelled if the run was cancelled or has ended, RuntimeError on a thread that runs an event loop already,
+        and the exceptions of the global supervisor's model.
         """
         return self._work(self._begin(run, config))
 
@@ -180,16 +179,16 @@ class HierarchyExecutor:
         try:
             answer = run.bind(work)()
         finally:
-            # For the run's last event, also where it is a failure or a cancel.
+            # For the run's last event, also after a failure or a cancel.
             run.annotate(statistics=execution.tracker.statistics())
         if run.token.is_set() or run.finished_at is not None:
-            # Strands' own answer to a cancel is a result that says so.
+            # Strands answers a cancel with a result, and does not raise.
             raise RunCancelled(run.run_id, run.token.kind, run.token.reason)
         return HierarchyResult(answer, execution.topology, execution.tracker.statistics())
 
 
 def _current_run(run_id: object) -> Run | None:
-    """Return the live run of this id, if it is the current one here."""
+    """Return the run of this id, if it is the current run of the calling context."""
     current = get_current_run_id()
     if current is None or isinstance(run_id, bool) or not isinstance(run_id, (int, str, UUID)):
         return None
@@ -199,17 +198,17 @@ def _current_run(run_id: object) -> Run | None:
 
 
 def execute_hierarchy(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what ``HierarchyExecutor().execute(config)`` does, and return its response as a dict.
+    """Do what ``HierarchyExecutor().execute(config)`` does, and return the response as a dict.
 
-    Also as what a RunManager calls.
+    May be the ``execute`` of a RunManager.
     """
     return HierarchyExecutor().execute(config).to_dict()
 
 
 def run_in(config: Mapping[str, Any]) -> HierarchyResult:
-    """Do the task in the live run that ``config["run_id"]`` names: what a RunManager calls.
+    """Do the task in the open run of the id ``config["run_id"]``: the default ``execute`` of a RunManager.
 
-    Blocks; raises as ``HierarchyExecutor.execute_in``, and ConfigError where no such run is live.
+    Blocks. Raises what ``HierarchyExecutor.execute_in`` raises, and ConfigError if there is no such run.
     """
     run_id = config.get("run_id")
     run = None if run_id is None else get_run(run_id)

@@ -1,4 +1,4 @@
-"""The event loop in which a run's agents work: one for each run, on the run's own thread, ended by the run's cancel."""
+"""The event loop of a run's agents, on the run's own thread. A cancel of the run ends the loop."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     _P = ParamSpec("_P")
     _T = TypeVar("_T")
 
-# Seconds for some turns of the loop.
+# Enough seconds for a few turns of the loop.
 _TURNS = 0.01
 
 
 def run_in_loop(run: Run, work: Callable[[], Coroutine[Any, Any, _T]], tool_patience: float) -> _T:
-    """Return what the coroutine function ``work`` returns, done in an event loop of its own on this thread.
+    """Run the coroutine function ``work`` in a new event loop on this thread, and return its result.
 
-    Blocks until then. A cancel of ``run``, or its end by somebody else, cancels all of its tasks at once, also those
-    that wait for a silent model. What does not end with it is waited for ``tool_patience`` seconds, all of it together,
-    and then left alone, which a ``system.warning`` of the run tells: tasks that ignore their cancel, and functions that
-    work on threads, as synchronous tools do, which cannot be stopped. What they return or raise later reaches nobody.
-    The same holds for what ``work`` leaves behind when it returns. What blocks the loop itself is not bounded.
+    Blocks until then. A cancel of ``run``, or its end by other code, cancels all tasks of the loop at once, also those
+    that wait for a silent model. Some work may go on: tasks that ignore their cancel, and functions on threads, such as
+    synchronous tools, which cannot be stopped. This function waits for all of these together, ``tool_patience``
+    seconds. Then it leaves them alone and emits a ``system.warning`` for each; their later results are lost. The same
+    holds for work that is left when ``work`` returns. Code that blocks the loop itself is waited for without a bound.
 
-    Raises RunCancelled if the run was cancelled or had ended, RuntimeError on a thread that runs an event loop already,
-    and whatever ``work`` raises.
+    Raises RunCancelled if the run was cancelled or has ended, RuntimeError on a thread that runs an event loop already,
+    and the exceptions of ``work``.
     """
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 - asks, where the public one raises
         raise RuntimeError(
@@ -43,7 +43,7 @@ def run_in_loop(run: Run, work: Callable[[], Coroutine[Any, Any, _T]], tool_pati
             "await asyncio.to_thread(executor.execute, config)"
         )
     if _is_over(run):
-        # A task's first step, up to where it waits, comes before its cancel: that would ask the model.
+        # A task makes its first step before a cancel reaches it, and this step would send a request to the model.
         raise _cancelled(run)
     tools = _ToolThreads()
     loop = asyncio.new_event_loop()
@@ -55,7 +55,7 @@ def run_in_loop(run: Run, work: Callable[[], Coroutine[Any, Any, _T]], tool_pati
         main = loop.create_task(work())
         stop = loop.create_future()
         stopping = partial(_stop_from_any_thread, loop, partial(_stop, main, stop))
-        # Called at the run's end too, whoever has ended it.
+        # Also called at the run's end, whichever code ends it.
         registration = run.token._wake_on_cancel(stopping)  # noqa: SLF001
         try:
             was_stopped = loop.run_until_complete(_until_done(main, stop, patience))
@@ -88,7 +88,7 @@ def _cancelled(run: Run) -> RunCancelled:
 
 
 class _Patience:
-    """So many seconds, from the first ``begin`` on, for all that is to end."""
+    """So many seconds for all the work that is to end. They count from the first ``begin``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -104,7 +104,7 @@ class _Patience:
 
 
 def _stop_from_any_thread(loop: asyncio.AbstractEventLoop, stop: Callable[[], object]) -> None:
-    # A loop that is closed has nothing to stop.
+    # A closed loop raises, and has nothing to stop.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(stop)
 
@@ -118,9 +118,10 @@ def _stop(main: asyncio.Task[Any], stopped: asyncio.Future[None]) -> None:
 async def _until_done(
     main: asyncio.Task[Any], stopped: asyncio.Future[None], patience: _Patience
 ) -> bool:
-    """Wait for the work's end, after a stop for half of the patience at most; return whether it was stopped.
+    """Wait until the work has ended. Returns whether the run was stopped.
 
-    The other half is also for what the work has begun, which is not cancelled before the work had its time to do so.
+    After a stop the work has half of the patience to end, and to cancel the tasks that it has started. The other half
+    is for those tasks.
     """
     await asyncio.wait({main, stopped}, return_when=asyncio.FIRST_COMPLETED)
     patience.begin()
@@ -130,7 +131,7 @@ async def _until_done(
 
 
 async def _end_all(asked: set[asyncio.Task[Any]], patience: _Patience) -> list[tuple[str, str]]:
-    """Cancel what is there still, but for those who were asked, and wait for its end; return what does not end."""
+    """Cancel the tasks that are left, but for those in ``asked``, and wait for them. Returns those that do not end."""
     patience.begin()
     loop = asyncio.get_running_loop()
     supervisor = {asyncio.current_task()}
@@ -140,11 +141,11 @@ async def _end_all(asked: set[asyncio.Task[Any]], patience: _Patience) -> list[t
         await asyncio.wait(tasks, timeout=patience.remaining)
     left = asyncio.all_tasks() - supervisor
     generators = loop.create_task(loop.shutdown_asyncgens())
-    # Those that end without a wait of their own do so also where no time is left.
+    # A few turns of the loop even if no time is left: most generators end without a wait of their own.
     await asyncio.wait({generators}, timeout=max(patience.remaining, _TURNS))
     pending = asyncio.all_tasks() - supervisor
     for task in pending:
-        # Left on purpose: asyncio would log it as a mistake when the task is freed.
+        # The task is left on purpose. Without this, asyncio logs an error when the task is freed.
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
     return sorted(("task", _task_name(task)) for task in pending & (left | {generators}))
 
@@ -155,10 +156,11 @@ def _task_name(task: asyncio.Task[Any]) -> str:
 
 
 class _ToolThreads(ThreadPoolExecutor):
-    """A thread for each function that a loop's tasks hand over.
+    """An executor that starts a daemon thread for each function that a loop's tasks submit.
 
-    A pool's own threads are joined at the interpreter's exit, which one function that hangs would hold up: these are
-    daemons. It is a ThreadPoolExecutor since asyncio takes nothing else. Only the loop's thread submits.
+    The interpreter joins the threads of a ThreadPoolExecutor at its exit, which a function that hangs would delay for
+    ever. This class is a ThreadPoolExecutor only because asyncio takes no other executor. Only the loop's thread
+    submits.
     """
 
     def __init__(self) -> None:
@@ -168,7 +170,7 @@ class _ToolThreads(ThreadPoolExecutor):
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         future: Future[_T] = Future()
         self._working[future] = _name(fn)
-        # Not taken back any more: a function that began cannot be.
+        # From here on the future cannot be cancelled, since a function that has begun cannot be stopped.
         future.set_running_or_notify_cancel()
         future.add_done_callback(self._working.pop)
         work = partial(fn, *args, **kwargs)
@@ -176,10 +178,10 @@ class _ToolThreads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Do nothing: no thread waits for work."""
+        """Do nothing: the threads do not wait for further work."""
 
     def left_after(self, patience: float) -> list[str]:
-        """Wait so many seconds; return the names of the functions that still work."""
+        """Wait ``patience`` seconds at most. Returns the names of the functions that have not returned."""
         working = dict(self._working)
         return sorted(working[future] for future in wait(working, patience).not_done)
 
@@ -194,6 +196,6 @@ def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    # asyncio.to_thread hands over partial(context.run, function, …).
+    # asyncio.to_thread submits partial(context.run, function, …).
     inner = function.args[0] if isinstance(function, partial) and function.args else function
     return getattr(inner, "__name__", type(inner).__name__)

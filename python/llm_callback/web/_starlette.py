@@ -1,4 +1,4 @@
-"""The response of Starlette and FastAPI. :func:`llm_callback.web.starlette_response` imports this module and makes it."""
+"""The response of Starlette and FastAPI, which :func:`llm_callback.web.starlette_response` makes."""
 
 from __future__ import annotations
 
