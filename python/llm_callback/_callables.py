@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_callable(name: str, given: Any) -> None:
-    """Raise TypeError for what cannot be called, or does its work only when somebody awaits or iterates it."""
+    """Raise TypeError for what is not callable, and for a function whose result must be awaited or iterated."""
     if not callable(given):
         raise TypeError(f"{name} must be callable, not {given!r}")
     for each in (given, type(given).__call__):

@@ -93,7 +93,7 @@ class Gate:
 
     ``event`` is a ``threading.Event`` or anything else with ``is_set()``; it is polled every 2 ms
     and the agent's event loop keeps running. A gate that is still shut after ``timeout`` seconds
-    raises ``TimeoutError`` in the agent, so that a test that forgot it fails instead of hanging.
+    raises ``TimeoutError`` in the agent, so that a test that forgot to open the gate fails instead of hanging.
     """
 
     event: SupportsIsSet

@@ -8,7 +8,7 @@ _INFINITY = float("inf")
 def seconds(name: str, value: object) -> float | None:
     """Return ``value`` as a float, or None, which means no limit.
 
-    Raises TypeError for what is no number and ValueError for NaN, and names the argument.
+    Raises TypeError if ``value`` is not a number and ValueError for NaN; the message names the argument.
     """
     if value is None:
         return None
@@ -25,7 +25,7 @@ def seconds(name: str, value: object) -> float | None:
 
 
 def positive_seconds(name: str, value: object) -> float | None:
-    """As :func:`seconds`, and raise ValueError for what is not above 0."""
+    """Do what :func:`seconds` does, and raise ValueError for a number that is not above 0."""
     number = seconds(name, value)
     if number is not None and number <= 0:
         raise ValueError(f"{name} must be a number of seconds above 0, or None, not {value!r}")

@@ -1,10 +1,10 @@
-"""The log of what a sink that is a Python function raises."""
+"""Logs the exceptions of sinks that are Python functions."""
 
 from __future__ import annotations
 
 
 def _report(name: str, error: BaseException) -> None:
-    """Log what a sink has raised, under the name ``llm_callback``."""
+    """Log the exception of a sink to the logger ``llm_callback``."""
     from logging import getLogger  # noqa: PLC0415 - imported when a sink has failed
 
     getLogger("llm_callback").error(

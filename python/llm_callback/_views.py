@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class _View(Mapping["Hashable", "Any"]):
-    """What ``snapshot`` returns, asked anew at each access. Thread-safe; never blocks."""
+    """A mapping that calls ``snapshot`` at each access. Thread-safe; never blocks."""
 
     __slots__ = ("_snapshot",)
 
@@ -33,7 +33,7 @@ class _View(Mapping["Hashable", "Any"]):
     def __contains__(self, key: object) -> bool:
         return key in self._snapshot()
 
-    # Of one moment each: the mixins would look up key by key, and find some gone.
+    # Each takes one snapshot: the mixin classes would look up the keys one by one, and a key may be gone by then.
 
     def items(self) -> ItemsView[Hashable, Any]:
         return self._snapshot().items()

@@ -1,7 +1,7 @@
-"""The waits of coroutines: each is a future that the thread which has something wakes; no thread waits.
+"""The waits of coroutines. Each wait is a future, which the thread that appends an event wakes; no thread waits.
 
-Rust calls these for ``async for`` and ``aread``, ``CancelToken`` for ``await``. asyncio is imported when a coroutine
-runs, so that who has none does not pay for it.
+Rust calls these functions for ``async for`` and ``aread``; ``CancelToken`` calls them for ``await``. asyncio is
+imported when a coroutine runs, so that processes without coroutines do not pay for it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def next_chunk(
 
 
 async def read(subscription: Subscription, maximum: int, timeout: float | None) -> list[Event]:
-    """Return what is there; wait for the first of it ``timeout`` seconds at most."""
+    """Return the events that are there. If there are none, wait for the first one, at most ``timeout`` seconds."""
     await _turn()
     while True:
         events = subscription.read(maximum, 0)
@@ -48,13 +48,13 @@ async def read(subscription: Subscription, maximum: int, timeout: float | None) 
 
 
 async def close(stream: SseStream) -> None:
-    """Close it: nothing of that waits."""
+    """Close the stream. Closing does not wait."""
     stream.close()
 
 
 async def until_cancelled(token: CancelToken) -> None:
     """Wait until ``token`` is cancelled."""
-    # More than once where its run ends meanwhile: then the token lets go of who waits, and may still be cancelled.
+    # A loop, since the end of the token's run also wakes this coroutine, and the token may be cancelled later.
     while not token.is_set():
         future, wake = _alarm()
         registration = token._wake_on_cancel(wake)  # noqa: SLF001
@@ -65,14 +65,14 @@ async def until_cancelled(token: CancelToken) -> None:
 
 
 async def _turn() -> None:
-    """Let the loop's other tasks run: a reader that always finds something would keep them waiting."""
+    """Let the loop's other tasks run: a reader that always finds an event would keep them waiting."""
     from asyncio import sleep  # noqa: PLC0415
 
     await sleep(0)
 
 
 async def _readable(subscription: Subscription, timeout: float | None) -> bool:
-    """Wait until there is something to read or an end, ``timeout`` seconds at most; whether there is."""
+    """Wait until there is an event or the end, at most ``timeout`` seconds. Returns False on timeout."""
     future, wake = _alarm()
     if not subscription._wake_when_readable(wake):  # noqa: SLF001
         return True
@@ -88,7 +88,7 @@ async def _readable(subscription: Subscription, timeout: float | None) -> bool:
 
 
 def _alarm() -> tuple[Future[bool], Callable[[], None]]:
-    """Return a future of the running loop, and what makes it true from any thread."""
+    """Return a future of the running loop, and a function that sets its result to True from any thread."""
     from asyncio import get_running_loop  # noqa: PLC0415
 
     loop = get_running_loop()
@@ -100,10 +100,10 @@ def _wake(future: Future[bool]) -> None:
     try:
         future.get_loop().call_soon_threadsafe(_settle, future, True)  # noqa: FBT003
     except RecursionError:
-        # The stack of the calling thread has no room left. Whoever called this calls it again, from another thread.
+        # The stack of the calling thread has no room left. The caller tries again on another thread.
         raise
     except RuntimeError:
-        # A closed loop has nobody who waits.
+        # On a closed loop no coroutine waits.
         pass
 
 

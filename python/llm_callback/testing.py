@@ -48,7 +48,7 @@ try:
     from strands.event_loop.streaming import process_stream
     from strands.models import Model
 except ModuleNotFoundError as _error:
-    # A module that is missing *inside* an installed strands is another problem; keep its own words.
+    # If a module *inside* an installed strands is missing, its own error says more.
     if (_error.name or "").partition(".")[0] != "strands":
         raise
     raise ImportError(

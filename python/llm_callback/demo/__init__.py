@@ -55,8 +55,8 @@ def main(
 ) -> int:
     """Run the demo, print what happens to standard output, and return the exit status: 0 or 1.
 
-    ``runs`` is how many run at the same time, 2 or more; ``pace`` the pause before each chunk in seconds, a little
-    different for each run; ``model`` the model of all agents, the script if None. Blocks for as long as the slowest run
+    ``runs`` is the number of runs at the same time, at least 2. ``pace`` is the pause before each chunk in seconds, a
+    little different for each run. ``model`` is the model of all agents; None is the script. Blocks for as long as the slowest run
     takes.
     """
     screen = Screen(sys.stdout)
@@ -103,7 +103,7 @@ def plan(runs: int, pace: float = _PACE_SECONDS, model: str | None = None) -> li
     """Make the runs of a demo; the fourth (or last) is the one that will be cancelled."""
     victim = min(4, runs)
     return [
-        # Not all at the same speed: real runs are not in step, and a mix-up must not hide in it.
+        # Each run has a speed of its own: real runs are not in step, and a step would hide a mix-up.
         DemoRun(
             number, is_cancelled=number == victim, delay=pace * (1 + number % 5 * 0.15), model=model
         )
@@ -112,7 +112,7 @@ def plan(runs: int, pace: float = _PACE_SECONDS, model: str | None = None) -> li
 
 
 def execute(runs: Sequence[DemoRun], show: _Show) -> float:
-    """Run them all at once, and return how many seconds it took.
+    """Execute all runs at once, and return how many seconds they took.
 
     ``show(runs, seconds)`` is called ten times a second on this thread, and once at the end. A run that has not ended
     after 90 s is cancelled, and its ``error`` says so.
@@ -127,7 +127,7 @@ def execute(runs: Sequence[DemoRun], show: _Show) -> float:
             if time.monotonic() - began > _DEADLINE_SECONDS:
                 break
     finally:
-        # Nothing is left to stop, unless the deadline has passed or the user pressed Ctrl-C.
+        # This stops runs only after the deadline or a Ctrl-C.
         for run_id in manager.get_active_runs():
             late = next(run for run in runs if run.run_id == run_id)
             late.error = f"stopped by the demo after {time.monotonic() - began:.1f} s"
@@ -160,7 +160,7 @@ def verdict(runs: Sequence[DemoRun]) -> tuple[bool, str]:
 
 @contextlib.contextmanager
 def held_log() -> Iterator[None]:
-    """Hold back what is logged, so that it does not tear the display, and print it afterwards."""
+    """Hold back the log messages, which would tear the display, and print them afterwards."""
     held = _HeldRecords()
     root = logging.getLogger()
     others = root.handlers[:]

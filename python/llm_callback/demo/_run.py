@@ -1,4 +1,4 @@
-"""One run of the demo: its hierarchy, its script, what must reach it, what did, and the audit of the two."""
+"""One run of the demo: its hierarchy, its script, the events that it must get, those that it got, and their audit."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _CLOSING = (
 )
 _DONE = "That is what we have about {topic}"
 _MARK = re.compile(r"\[[^\]]*\]")
-# Where the words are a real model's, nobody knows how many will come.
+# With a real model the number of words is unknown.
 _HALF_OF_A_REAL_ANSWER = 40
 _CANCEL_MS_AT_MOST = 1000
 
 
 class Event(NamedTuple):
-    """What the audit compares; ``text`` is a chunk of text, or a tool's name and number."""
+    """An event as the audit compares it. ``text`` is a chunk of text, or a tool's name and number."""
 
     agent_id: str
     action: str
@@ -74,12 +74,12 @@ class Audit:
 
     @property
     def clean(self) -> bool:
-        """Whether the run got exactly its own events, once, in order."""
+        """Whether the run got exactly its own events, each once, in order."""
         return not (self.foreign or self.lost or self.extra or self.out_of_order)
 
 
 def audit(expected: Sequence[Event], delivered: Sequence[Event], marker: str) -> Audit:
-    """Compare what a run got with what it must get; the events of ``expected`` are all different.
+    """Compare the events that a run got with those that it must get. The events of ``expected`` are all different.
 
     An event is the run's own if its text carries ``marker`` and it names the agent of ``expected``.
     """
@@ -105,7 +105,7 @@ def audit(expected: Sequence[Event], delivered: Sequence[Event], marker: str) ->
 
 
 class DemoRun:
-    """One run of the hierarchy, and a viewer who follows it on a thread of its own; others may look at both.
+    """One run of the hierarchy, and a viewer that follows it on a thread of its own. Other threads may look at both.
 
     ``model`` is the model of all agents, such as ``openai:gpt-4o-mini``; None is the script, whose every word, and
     every name of a tool, carries the run's secret marker.
@@ -135,7 +135,7 @@ class DemoRun:
     # --- Its life ---
 
     def start(self, manager: RunManager) -> None:
-        """Queue it, and begin to follow it."""
+        """Start the run, and begin to follow it."""
         if self.model is None:
             register_script(self.marker, self.scripted_model)
         register_tool(f"search_{self.marker}", self.search())
@@ -151,7 +151,7 @@ class DemoRun:
         self._viewer.start()
 
     def close(self, timeout: float) -> None:
-        """Wait until its viewer has seen all, and take back what was registered for it."""
+        """Wait until the viewer has read all events, and remove the registrations of the run."""
         if self._viewer is not None:
             self._viewer.join(timeout)
         register_script(self.marker, None)
@@ -159,7 +159,7 @@ class DemoRun:
 
     @property
     def state(self) -> str:
-        """What its run is doing, or how it has ended."""
+        """The state of the run."""
         return "waiting" if self.run is None else self.run.state
 
     @property
@@ -186,13 +186,13 @@ class DemoRun:
         if self.is_cancelled and self.run is not None and len(self.delivered) == half:
             self.run.cancel("cancelled half-way by the demo")
 
-    # --- What became of it ---
+    # --- The result ---
 
     @property
     def expected(self) -> Sequence[Event]:
-        """What must reach it: all that its script says, as far as it came if it was cancelled.
+        """The events that the run must get: those of its script, up to the cancel if it was cancelled.
 
-        Of a real model nobody knows that: then it is what the run's own thread has heard.
+        With a real model, the events that the callback on the run's own thread got.
         """
         if self.model is not None:
             return self._heard
@@ -201,7 +201,7 @@ class DemoRun:
 
     @property
     def last_words(self) -> str:
-        """The last words that reached the run, without the markers."""
+        """The last words of the events that the run got, without the markers."""
         return "".join(
             f"<{text.partition(f'_{self.marker}')[0]}> "
             if action == "tool_call"
@@ -210,15 +210,15 @@ class DemoRun:
         )
 
     def audit(self) -> Audit:
-        """Compare what has arrived with what must."""
+        """Compare the events that the run got with those that it must get."""
         if self.model is None:
             return audit(self.expected, tuple(self.delivered), self.marker)
-        # What a real model says carries no marker, and comes more than once.
+        # The words of a real model carry no marker, and may repeat.
         return audit(_numbered(self.expected), _numbered(tuple(self.delivered)), "")
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with how the run ended, in words; None if it ended as it must."""
+        """Say in words what is wrong with the end of the run; None if it ended as it must."""
         wanted = "cancelled" if self.is_cancelled else "completed"
         if self.state != wanted:
             why = f": {self.error}" if self.error else ""
@@ -276,11 +276,11 @@ class DemoRun:
         return search
 
     def scripted_model(self, request: ModelRequest) -> ScriptedModel:
-        """Return what an agent says, as a model."""
+        """Return the model that speaks an agent's part of the script."""
         return ScriptedModel(self._script[request.agent_id], delay=self.delay)
 
     def _plan(self) -> None:
-        """Write the script, in the order in which its words will come: one team after the other."""
+        """Write the script in the order of its events: one team after the other."""
         first: list[Turn] = [
             [self._text("supervisor", "stream", _PLAN), *self._calls("supervisor", "team", _TEAMS)]
         ]
@@ -321,7 +321,7 @@ class DemoRun:
 
 
 def _numbered(events: Sequence[Event]) -> list[Event]:
-    """Make those that are alike different."""
+    """Number equal events, so that all are different."""
     count: Counter[Event] = Counter()
     numbered = []
     for event in events:
@@ -331,7 +331,7 @@ def _numbered(events: Sequence[Event]) -> list[Event]:
 
 
 def _said(event: CallbackEvent) -> Event | None:
-    """Return what an agent says or calls in an event; None for all else."""
+    """Return the text or the tool call of an event; None for other events."""
     category, action, data = event["event"]["category"], event["event"]["action"], event["data"]
     source = event["source"]
     if source is None or category != "llm" or action not in {"stream", "reasoning", "tool_call"}:

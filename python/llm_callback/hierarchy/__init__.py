@@ -1,13 +1,13 @@
-"""A hierarchy of real strands agents, whose runs share nothing that changes.
+"""A hierarchy of real strands agents. Runs share no state.
 
-A global supervisor calls teams as its tools, a team's supervisor calls workers. Needs strands-agents:
+The global supervisor calls teams as its tools; a team's supervisor calls workers. Needs strands-agents:
 ``pip install "llm-callback[strands]"``.
 """
 
 try:
     import strands as _strands  # noqa: F401
 except ModuleNotFoundError as _error:
-    # A module that is missing *inside* an installed strands is another problem; keep its own words.
+    # If a module *inside* an installed strands is missing, its own error says more.
     if (_error.name or "").partition(".")[0] != "strands":
         raise
     raise ImportError(

@@ -1,4 +1,4 @@
-"""Who is who in a hierarchy: the ids of its agents, the same for each run of one configuration."""
+"""The agents of a hierarchy and their ids, which are the same for each run of a configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker's place."""
+    """A worker: its id and its name."""
 
     worker_id: str
     worker_name: str
@@ -24,7 +24,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class TeamInfo:
-    """A team's place. ``supervisor_id`` is the id that its supervisor has in events."""
+    """A team: its ids, its name and its workers. Events have ``supervisor_id`` as the id of the team's supervisor."""
 
     team_id: str
     team_name: str
@@ -33,13 +33,13 @@ class TeamInfo:
 
     @property
     def supervisor(self) -> CallerContext:
-        """As whom the team's supervisor speaks."""
+        """The source of the events of the team's supervisor."""
         return CallerContext.team_supervisor(
             self.supervisor_id, f"{self.team_name} Supervisor", self.team_name
         )
 
     def worker(self, worker: WorkerInfo) -> CallerContext:
-        """As whom a worker speaks."""
+        """The source of the events of a worker."""
         return CallerContext.worker(worker.worker_id, worker.worker_name, self.team_name)
 
 
@@ -52,9 +52,9 @@ class TopologyInfo:
 
     @classmethod
     def of(cls, config: HierarchyConfigRequest) -> TopologyInfo:
-        """Give each agent its id: its own, or one by its place, such as ``team-1-worker-2``.
+        """Give each agent an id: the configured one, or one by its place, such as ``team-1-worker-2``.
 
-        Raises ConfigError for a hierarchy without a team, and for two teams or two agents of one id.
+        Raises ConfigError for a hierarchy without a team, and for two teams or two agents with the same id.
         """
         if not config.teams:
             raise ConfigError("teams must have at least one team")
@@ -73,18 +73,18 @@ class TopologyInfo:
 
     @property
     def agent_ids(self) -> tuple[str, ...]:
-        """The ids of all agents, from the top."""
+        """The ids of all agents, the global supervisor first."""
         workers = (worker.worker_id for team in self.teams for worker in team.workers)
         supervisors = (team.supervisor_id for team in self.teams)
         return (self.global_supervisor_id, *supervisors, *workers)
 
     @property
     def supervisor(self) -> CallerContext:
-        """As whom the global supervisor speaks."""
+        """The source of the events of the global supervisor."""
         return CallerContext.global_supervisor(self.global_supervisor_id)
 
     def to_dict(self) -> SystemTopologyData:
-        """Return it as plain dicts and lists, as the event ``system.topology`` has it."""
+        """Return the data of the event ``system.topology``: plain dicts and lists."""
         return {
             "global_supervisor_id": self.global_supervisor_id,
             "teams": [_plain(team) for team in self.teams],

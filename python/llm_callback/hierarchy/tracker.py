@@ -1,4 +1,4 @@
-"""What the agents of one run were asked for, and what came of it."""
+"""The tasks that the agents of one run were given, and their results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _USAGE: tuple[Literal["inputTokens", "outputTokens", "totalTokens"], ...] = (
 
 
 class ExecutionTracker:
-    """The calls of one run's teams and workers, and their results; each run has one of its own.
+    """The calls of a run's teams and workers, and their results. Each run has a tracker of its own.
 
-    Used in the run's event loop only: not thread-safe, and it need not be.
+    Not thread-safe: only the run's event loop uses it.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class ExecutionTracker:
         self._findings: list[tuple[str, str]] = []
 
     def is_duplicate(self, agent_id: str, task: str) -> bool:
-        """Whether the agent was given this task before, white space aside."""
+        """Return whether the agent was given this task before. White space at the ends and its amount do not count."""
         return (agent_id, " ".join(task.split())) in self._asked
 
     async def once(self, agent_id: str, task: str, work: Callable[[], Awaitable[str]]) -> str:
-        """Return what ``work`` returns; for a task that the agent had before, what came of it then.
+        """Do ``work`` and return its result; for a task that the agent had before, return the earlier result.
 
-        One that is still at work is waited for; one that failed is forgotten, so that a supervisor may try again.
+        If the earlier work goes on, wait for it. If it failed, do the work again, so that a supervisor may try again.
         Raises what ``work`` raises.
         """
         key = (agent_id, " ".join(task.split()))
@@ -55,7 +55,7 @@ class ExecutionTracker:
             del self._asked[key]
             if isinstance(error, Exception):
                 result.set_exception(error)
-                # Looked at, so that a future that nobody else waits for does not complain.
+                # Retrieving the exception keeps asyncio from logging that nobody has.
                 result.exception()
             else:
                 result.cancel()
@@ -63,7 +63,7 @@ class ExecutionTracker:
         return result.result()
 
     async def counted(self, agent_id: str, work: Callable[[], Awaitable[str]]) -> str:
-        """Return what ``work`` returns; count the call, and its failure."""
+        """Do ``work`` and return its result. Count the call, and a failure."""
         self._calls[agent_id] += 1
         try:
             return await work()
@@ -72,15 +72,15 @@ class ExecutionTracker:
             raise
 
     def count_usage(self, usage: Usage) -> None:
-        """Add the tokens that a model has read and written, in strands' names."""
+        """Add the tokens that a model has read and written, under strands' names."""
         self._usage.update({name: usage[name] for name in _USAGE})
 
     def add_finding(self, team_name: str, result: str) -> None:
-        """Keep what a team has found, for those after it."""
+        """Keep the result of a team for the teams after it."""
         self._findings.append((team_name, result))
 
     def findings_for(self, team_name: str) -> str:
-        """Return what the other teams have found so far, as text for a prompt; empty if there is nothing."""
+        """Return the results of the other teams so far, as text for a prompt; empty if there are none."""
         others = [f"- {name}: {result}" for name, result in self._findings if name != team_name]
         return "\n".join(("What other teams have found so far:", *others)) if others else ""
 
