@@ -130,9 +130,9 @@ class _Stats(TypedDict):
 def register_event_callback(run_id: Hashable, callback: _EventCallback | None) -> None:
     """Send the events of the run `run_id` to `callback`; None removes the run's callback.
 
-    `run_id` is any hashable, and equal ids are one run, as in a dict. `callback` is called as `callback(event)` on
-    the thread that emits, with no lock held: it may register, remove, emit or block, and what it raises passes
-    through to whoever emits. Anything but None is stored, and fails, if it does, when it is called.
+    `run_id` is any hashable, and equal ids are one run, as in a dict. `callback` is called as `callback(event)` on the
+    emitting thread, with no lock held: it may register, remove, emit or block, and its exceptions reach the code that
+    emits. Any object but None is stored: an object that cannot be called fails only when an event is emitted.
 
     Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
     """
@@ -140,15 +140,16 @@ def register_event_callback(run_id: Hashable, callback: _EventCallback | None) -
 def get_event_callback(run_id: Hashable) -> _GivenCallback | None:
     """Return the callback of the run `run_id`, or None.
 
-    With `configure(route="context")` the run of the calling context is preferred, where one is known.
+    With `configure(route="context")` the run of the calling context is preferred, if one is known.
     Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
     """
 
 def register_cancellation_checker(run_id: Hashable, checker: _CancellationChecker | None) -> None:
     """Ask `checker` whether the run `run_id` is cancelled; None removes the run's checker.
 
-    `checker` is called without arguments before each event of the run, on the thread that emits, with no lock
-    held. A truthy answer makes the handler raise :class:`RunCancelled`; what it raises itself passes through.
+    `checker` is called without arguments at each call of a handler of the run, and by :func:`check_cancellation`, on
+    the calling thread, with no lock held. If it returns a true value, :class:`RunCancelled` is raised; an exception of
+    `checker` passes through.
 
     Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
     """
@@ -156,44 +157,45 @@ def register_cancellation_checker(run_id: Hashable, checker: _CancellationChecke
 def get_cancellation_checker(run_id: Hashable) -> _CancellationChecker | None:
     """Return the cancellation checker of the run `run_id`, or None.
 
-    With `configure(route="context")` the run of the calling context is preferred, where one is known.
+    With `configure(route="context")` the run of the calling context is preferred, if one is known.
     Thread-safe, re-entrant, does not block. Raises TypeError for an unhashable `run_id`.
     """
 
 def set_current_run_id(run_id: Hashable) -> None:
     """Make `run_id` the run of the calling context: of this thread, or of this asyncio task.
 
-    Nothing is left to a later thread, and a context that is copied from here carries it. Any object is accepted;
-    None is the same as :func:`clear_current_run_id`. Thread-safe, does not block.
+    A thread that starts later does not get the run; a copy of the calling context has it. Any object is accepted; None
+    is the same as :func:`clear_current_run_id`. Thread-safe, does not block.
     """
 
 def get_current_run_id() -> Any:
     """Return the run of the calling context, or None.
 
-    A run that a thread only inherited from whoever started it (free-threaded Python, or
-    `-X thread_inherit_context=1`) is not believed; a copy of such a context cannot be told from one that was made on
-    purpose, so set or :func:`bind` the run in workers there. Thread-safe, does not block.
+    On free-threaded Python, and with `-X thread_inherit_context=1`, a thread inherits the context of the thread that
+    started it: a run that was only inherited is ignored. A copy of an inherited context cannot be told from a context
+    that was copied on purpose, so in such worker threads set the run, or :func:`bind` it. Thread-safe, does not block.
     """
 
 def clear_current_run_id() -> None:
     """Leave the calling context without a run. Thread-safe, does not block."""
 
 def set_global_event_callback(callback: _EventCallback | None) -> None:
-    """Register `callback` for the current run; without one, do nothing. For hosts of the oldest interface."""
+    """Register `callback` for the current run; without a current run, do nothing. For hosts that use the oldest interface."""
 
 def get_global_event_callback() -> _GivenCallback | None:
     """Return the callback of the current run, or None."""
 
 def set_global_cancellation_checker(checker: _CancellationChecker | None) -> None:
-    """Register `checker` for the current run; without one, do nothing. For hosts of the oldest interface."""
+    """Register `checker` for the current run; without a current run, do nothing. For hosts that use the oldest interface."""
 
 def get_global_cancellation_checker() -> _CancellationChecker | None:
     """Return the cancellation checker of the current run, or None."""
 
 def check_cancellation() -> None:
-    """Raise :class:`RunCancelled` if the checker of the current run says so; without a run, do nothing.
+    """Raise :class:`RunCancelled` if the current run is cancelled, by its token or by its checker; without a run, do
+    nothing.
 
-    Calls the checker on this thread, with no lock held; what it raises passes through. Thread-safe, re-entrant.
+    Calls the checker on this thread, with no lock held; its exceptions pass through. Thread-safe, re-entrant.
     """
 
 def configure(
@@ -229,14 +231,12 @@ def stats() -> _Stats:
 
     - `emitted`: events given to a callback.
     - `dropped`: events that reached no callback, by reason: `no_callback` (their run has none, or a false one), `route`
-      (see
-      :func:`configure`).
+      (see :func:`configure`).
     - `cancelled`: how often :class:`RunCancelled` was raised.
     - `callbacks`, `checkers`: registrations now; zero once every run has cleaned up.
     - `runs`: the number of `live` runs; the `oldest` live run (its `run_id`, and `opened_at` in seconds since 1970) or
-      None;
-      the number of `finished` runs that can still be read, and the `finished_bytes` that ended runs hold; the number of
-      runs that were `opened`; the events and annotations that came `late`, after their run's end.
+      None; the number of `finished` runs that can still be read; the `finished_bytes` that ended runs hold; the number
+      of runs that were `opened`; the number of events and annotations that came `late`, after their run's end.
     - `readers`: the number of `open` subscriptions, and the `lag`: how many events the slowest has still to read.
     - `sinks`: by name (of a file its real path) the events `written` and `dropped`, the number of `errors` and the
       `last_error`, and the ended runs that the sink has still to take (`waiting`, `waiting_bytes`).
@@ -254,14 +254,15 @@ def _checkers() -> dict[Any, _CancellationChecker]:
 class LLMCallbackHandler:
     """Turns what an agent framework calls it with into events of one run.
 
-    Give it to the framework as its callback handler. Each call asks the cancellation checker of `run_id`, and
-    raises :class:`RunCancelled` if that says so; then it reports reasoning, text, tool calls and completion, in
-    this order, each as an event `{"source", "event", "data"}` to `event_callback`, or, where that is None, to the
-    callback registered for `run_id`. An event of a run without a callback is dropped and counted, see :func:`stats`.
+    Give it to the framework as its callback handler. Each call first asks the token of `run_id`, if that run is open,
+    and its cancellation checker, and raises :class:`RunCancelled` if the run is cancelled. Then it reports reasoning,
+    text, tool calls and completion, in this order. Each is an event `{"source", "event", "data"}`, which goes to
+    `event_callback`. If that is None, the event goes to the log of `run_id`, if that run is open, and to the callback
+    registered for `run_id`. An event that reaches neither is dropped and counted: see :func:`stats`.
 
-    `caller_context` is who speaks; `verbose` also prints text to `sys.stdout`. All attributes can be changed at
-    any time. Thread-safe and re-entrant: callbacks run on the calling thread with no lock held, and what they raise
-    passes through.
+    `caller_context` is the source of the events; with `verbose`, text is also printed to `sys.stdout`. All attributes
+    can be changed at any time. Thread-safe and re-entrant: callbacks run on the calling thread with no lock held, and
+    their exceptions reach the caller.
     """
 
     caller_context: CallerContext
@@ -288,7 +289,7 @@ class LLMCallbackHandler:
     ) -> None:
         """Call `callback` with the event of `category` and `action`, members of the enums, and `data`.
 
-        A subclass may override it to see or change what goes out.
+        A subclass may override it to see or change the events.
         """
 
 def create_callback_handler(
@@ -297,7 +298,7 @@ def create_callback_handler(
     verbose: bool = False,
     run_id: Hashable = None,
 ) -> LLMCallbackHandler:
-    """Make an :class:`LLMCallbackHandler`, in the words that hosts use."""
+    """Make an :class:`LLMCallbackHandler`; a function under the name that hosts call."""
 
 def open_run(
     run_id: int | str | UUID | None = None,
@@ -348,9 +349,9 @@ def cancel_run(
 
 def shutdown(reason: str, timeout: float | None) -> bool:
     """End every live run as cancelled, with kind `shutdown`, refuse new ones for good, and wait until the sinks have
-    written every event, `timeout` seconds at most. Return whether they have.
+    written every event, `timeout` seconds at most. Returns True if they have.
 
-    :func:`llm_callback.shutdown` is this, after it has ended the runs of every `RunManager`, and says the rest.
+    :func:`llm_callback.shutdown` calls this after it has ended the runs of every `RunManager`; see there.
     """
 
 def log_to_file(
@@ -364,7 +365,7 @@ def log_to_file(
 ) -> SinkHandle:
     """Write the events of all runs that are opened from now on to a file, as newline-delimited JSON.
 
-    A thread of the file's own writes, without the GIL: no other thread waits for the disk. Events that the disk has not
+    A separate thread writes the file, without the GIL: no other thread waits for the disk. Events that the disk has not
     taken wait in the runs' logs. If the disk is full or hangs, the events are tried again; if a log evicts events
     meanwhile, a `stream.gap` line says so. The logs of ended runs are held for the file, at most `hold_bytes` of events
     and for `hold_seconds` (None: for any time). Beyond that only their lifecycle events are held, in 16 MiB more, and
@@ -377,8 +378,8 @@ def log_to_file(
 
     Returns the :class:`SinkHandle`, which flushes and closes the file; it need not be kept. In the child of a fork
     nothing is written: call this function there, for example in a hook of the server's workers. Thread-safe. Raises
-    OSError if the file cannot be opened, ValueError if this process writes to that path already,
-    :class:`ThreadRefused`.
+    OSError if the file cannot be opened or the system refuses the thread, and ValueError if this process writes to that
+    path already.
     """
 
 def add_sink(
@@ -402,8 +403,8 @@ def add_sink(
     `name` is the sink's key in `stats()["sinks"]`, which no other sink may have; if it is left out, the function's
     qualified name. `function` must not be a coroutine function, and must not wait for :func:`flush`. At the
     interpreter's exit it is called with the events that are left, for five seconds at most. Thread-safe; does not
-    block. Raises TypeError for an object that cannot be called, ValueError if there is a sink of that name,
-    :class:`ThreadRefused`.
+    block. Raises TypeError for an object that cannot be called, ValueError if there is a sink of that name, and
+    :class:`ThreadRefused` if the system refuses the sink's thread.
     """
 
 def flush(timeout: float | None = 5.0) -> bool:
@@ -419,7 +420,7 @@ class SinkHandle:
     """The handle of a sink. Made by :func:`add_sink` and :func:`log_to_file`.
 
     Dropping the handle leaves the sink as it is; used in `with`, leaving the block closes the sink. Thread-safe. In the
-    child of a fork its methods raise RuntimeError: the sink is the parent's.
+    child of a fork its methods raise :class:`ForeignProcess`: the sink is the parent's.
     """
     @property
     def name(self) -> str:
@@ -466,7 +467,7 @@ class Run:
         """1 for the first run of this id, 2 for the next one, and so on, as far as earlier runs are remembered."""
     @property
     def state(self) -> RunState:
-        """`pending`, `running`, `completed`, `failed` or `cancelled`. The last three are what the terminal event says."""
+        """`pending`, `running`, `completed`, `failed` or `cancelled`. The last three are as in the terminal event."""
     @property
     def token(self) -> CancelToken:
         """The run's :class:`CancelToken`. Give it, or children of it, to the code that works for the run."""
@@ -541,8 +542,8 @@ class Run:
         The handler copies `caller_context` now; a later change does not show. It keeps no tokens. Besides text,
         reasoning and tool calls it reports `llm.completed` for each complete message of the model, and
         `llm.tool_result` for each result of a tool. Unlike the original's handler it also reports text that is only
-        white space, so that the text is whole. Entries of a caller's `invocation_state` are no events, unless they are
-        named `delta` or `current_tool_use`, which hide those of strands.
+        white space, so that the text is whole. Entries of a caller's `invocation_state` make no events, except for
+        entries named `delta` or `current_tool_use`: these replace strands' arguments of the same names.
 
         The handler raises :class:`RunCancelled` once the run is cancelled, also after that end, so that the code that
         still works for the run stops. After any other end its events are dropped, and counted.
@@ -581,8 +582,8 @@ class Run:
         contain themselves, or do not fit; then no keyword is added.
         """
     def complete(self, **data: Any) -> bool:
-        """End the run well. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True if this
-        call ended the run.
+        """End the run as completed. The keywords are the data of its terminal event, `lifecycle.completed`. Returns True
+        if this call ended the run.
 
         A run that was asked to stop ends as cancelled, with the same data beside the reason.
         """
@@ -615,16 +616,16 @@ class Run:
 class RunHandler(LLMCallbackHandler):
     """A handler that is bound to one run. Made by :meth:`Run.handler`.
 
-    Give it to a framework as its callback handler. Thread-safe, re-entrant. It is its run's for good: who speaks, and
-    in which run, cannot be changed, and a copy is the handler itself.
+    Give it to a framework as its callback handler. Thread-safe, re-entrant. Its run and its `caller_context` cannot be
+    changed, and copying it returns the handler itself.
     """
     def __copy__(self) -> Self: ...
     def __deepcopy__(self, _memo: Any) -> Self: ...
 
 @final
 class RunCallback:
-    """Called with an event `{"source", "event", "data"}`, puts it into its run's log, then calls the callback that is
-    registered.
+    """The callback of one run. Called with an event `{"source", "event", "data"}`, it appends the event to the run's log,
+    then calls the callback that is registered for the run.
     """
     def __call__(self, event: CallbackEvent | dict[str, Any]) -> None: ...
     def __eq__(self, value: object, /) -> bool: ...
@@ -632,7 +633,7 @@ class RunCallback:
 
 @final
 class RunChecker:
-    """Called, says whether its run is to stop: by its token, or by the checker that is registered."""
+    """The checker of one run. Called, it returns whether the run is cancelled: by its token, or by the registered checker."""
     def __call__(self, *args: Never, **kwargs: Never) -> bool: ...
     def __eq__(self, value: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -665,13 +666,14 @@ class Subscription:
     def aread(self, max: int = 1000, timeout: float | None = None) -> Awaitable[list[Event]]:
         """As :meth:`read`, for coroutines: no thread waits. Cancelling the coroutine loses no event."""
     def sse(self, heartbeat: float | None = 15.0, *, retry: int | None = None) -> SseStream:
-        """Return an iterator, for `for` and `async for`, of what SSE sends: bytes, as many whole frames at a time as are
-        there, and no more than 64 KiB, but for one frame that is larger by itself.
+        """Return an iterator, for `for` and `async for`, over the bytes that SSE sends. Each item has as many whole frames
+        as are there, up to about 64 KiB; a larger frame is sent whole.
 
-        Where nothing comes for `heartbeat` seconds it gives a comment, which keeps connections open and shows which
-        are gone; None gives none. `retry` is the first line then: after how many milliseconds a client connects
-        again. The iteration ends after the run's last event; its `close` closes the subscription. The format is that
-        of the WHATWG's HTML standard, section 9.2.
+        If no event comes for `heartbeat` seconds, the item is a comment, which keeps the connection open and reveals
+        clients that are gone; with None there are no comments. If `retry` is given, the first line tells the client
+        after how many milliseconds to connect again. The iteration ends after the run's last event. The iterator's
+        `close` closes the subscription. The format is that of the WHATWG's HTML standard, section 9.2. Raises TypeError
+        or ValueError for invalid arguments.
         """
     def close(self) -> None:
         """Stop reading. A read that waits ends, also in another thread or coroutine, and emitting threads no longer wait
@@ -695,13 +697,13 @@ class Subscription:
         something now.
         """
     def _forget_wake(self) -> None:
-        """Takes back what `_wake_when_readable` has left."""
+        """Drops the wake that `_wake_when_readable` has stored."""
 
 @final
 class SseStream:
     """The bytes that SSE sends. Made by :meth:`Subscription.sse`."""
     def close(self) -> None:
-        """Close the subscription. Thread-safe; again does nothing."""
+        """Close the subscription. Thread-safe; closing again does nothing."""
     def aclose(self) -> Awaitable[None]:
         """As :meth:`close`, for `contextlib.aclosing`."""
     def __iter__(self) -> Self: ...
@@ -709,14 +711,14 @@ class SseStream:
     def __aiter__(self) -> Self: ...
     def __anext__(self) -> Awaitable[bytes]: ...
     def _next_now(self) -> bytes | None:
-        """What to send next, None if there is nothing yet. Raises StopAsyncIteration at the end."""
+        """Return the bytes to send next, None if there are none yet. Raises StopAsyncIteration at the end."""
 
 @final
 class CancelRegistration:
     """What :meth:`CancelToken.on_cancel` returns. Dropping it does not stop the callback."""
     def stop(self) -> bool:
-        """Take the callback back. Returns True if it was not called, and never will be. Thread-safe; does not wait for a
-        call that has begun.
+        """Take the callback back. Returns True if this call did so: then the callback was not called, and never will be.
+        Thread-safe; does not wait for a call that has begun.
         """
 
 @disjoint_base
@@ -757,8 +759,8 @@ class _Token:
         The token keeps the callback until it is called or stopped, or the run has ended.
         """
     def _wake_on_cancel(self, wake: Callable[[], object]) -> CancelRegistration:
-        """As `on_cancel`, for a coroutine that waits: `wake` is also called when the token lets go of it, as at its run's
-        end.
+        """As `on_cancel`, for a waiting coroutine: `wake` is also called if the token drops it uncalled, for example at
+        the end of the token's run.
         """
     def child(self, deadline: float | None = None) -> CancelToken:
         """Return a token below this one: it is cancelled when this token is, and at its own `deadline`, in seconds from
@@ -782,7 +784,7 @@ class _Token:
 
 def _set_flush(flush: Callable[[int | str, int], None]) -> None: ...
 def _set_token_class(token_class: type[ThreadingEvent]) -> None:
-    """The class of which tokens are made."""
+    """Set the Python class of tokens."""
 
 def _write_unraisable(error: BaseException, thing: object) -> None:
-    """Hand what `thing` has raised to `sys.unraisablehook`, whose argument Python code cannot make."""
+    """Pass `error`, which `thing` has raised, to `sys.unraisablehook`. Python code cannot make the argument of that hook."""

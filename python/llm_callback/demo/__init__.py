@@ -56,8 +56,8 @@ def main(
     """Run the demo, print what happens to standard output, and return the exit status: 0 or 1.
 
     ``runs`` is the number of runs at the same time, at least 2. ``pace`` is the pause before each chunk in seconds, a
-    little different for each run. ``model`` is the model of all agents; None is the script. Blocks for as long as the slowest run
-    takes.
+    little different for each run. ``model`` is the model of all agents; None is the script. Blocks until
+    the slowest run has ended.
     """
     screen = Screen(sys.stdout)
     demo_runs = plan(runs, pace, model)

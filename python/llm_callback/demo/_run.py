@@ -321,7 +321,7 @@ class DemoRun:
 
 
 def _numbered(events: Sequence[Event]) -> list[Event]:
-    """Number equal events, so that all are different."""
+    """Return the events with numbers on equal ones, so that all are different."""
     count: Counter[Event] = Counter()
     numbered = []
     for event in events:

@@ -39,7 +39,7 @@ class TeamInfo:
         )
 
     def worker(self, worker: WorkerInfo) -> CallerContext:
-        """The source of the events of a worker."""
+        """Return the source of the events of a worker."""
         return CallerContext.worker(worker.worker_id, worker.worker_name, self.team_name)
 
 
