@@ -120,8 +120,8 @@ class RunManager:
         shallow copy of ``config`` with the keys ``run_id`` and ``task``. The task is ``task``, or else
         ``config["task"]``, or else ``""``. The run is cancelled ``deadline`` seconds from now; the time in the queue
         counts. ``on_event`` is registered as the event callback of the run's id while the run is executed. It gets the
-        events of handlers, of printed text and of :meth:`Run.emit`, and no ``lifecycle`` events: use :meth:`Run.wait`
-        or a subscription to learn of the end.
+        events of handlers, of printed text and of :meth:`Run.emit`, but not the ``lifecycle`` events that the run
+        itself emits: use :meth:`Run.wait` or a subscription to learn of the end.
 
         Does not block. Raises :class:`ShutDown` after :meth:`shutdown` and at the interpreter's
         exit; :class:`RunQueueFull` if ``max_queued`` runs wait (threads that start runs at the same moment may each add
